@@ -4,6 +4,7 @@ import argparse
 import gc
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import random
@@ -11,8 +12,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -89,9 +91,46 @@ def record(name: str, quick: bool, about: Mapping[str, Any], **result: Any) -> N
     print(f"recorded in {path.relative_to(ROOT)}")
 
 
-def show_verdict(missed: list[str]) -> None:
-    """Print whether a claim holds, given the parts of it that do not."""
-    print(f"The claim does NOT hold: {'; '.join(missed)}" if missed else "The claim holds.")
+@dataclass(frozen=True)
+class Interval:
+    """A median, and the interval in which the true one is; formatted as ``f"{interval:.1%}"``."""
+
+    median: float
+    low: float
+    high: float
+
+    def __format__(self, form: str) -> str:
+        return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+
+def median_interval(values: Sequence[float], error: float = 0.001) -> Interval:
+    """Return the median of independent measurements and the margin of its noise, whatever their distribution.
+
+    The true median is outside of the interval with at most the probability ``error``, which is small because scripts make many
+    comparisons: each measurement is below it with probability 1/2, so the interval is between two of the sorted measurements.
+    With fewer than eleven, it has no bounds.
+    """
+    ordered, count = sorted(map(float, values)), len(values)
+    rank = tail = 0
+    while (tail := tail + math.comb(count, rank)) <= 2**count // round(2 / error):
+        rank += 1
+    low, high = (ordered[rank - 1], ordered[-rank]) if rank else (-math.inf, math.inf)
+    return Interval(statistics.median(ordered), low, high)
+
+
+def show_verdict(missed: Sequence[str], undecided: Sequence[str] = ()) -> bool | None:
+    """Print and return whether a claim holds, given the parts of it that do not, and those that the noise leaves open.
+
+    There is no verdict, and the result is None, if a part is open and none is missed.
+    """
+    if missed:
+        print(f"The claim does NOT hold: {'; '.join(missed)}")
+        return False
+    if undecided:
+        print(f"No verdict, as the noise is larger than the distance to the target: {'; '.join(undecided)}")
+        return None
+    print("The claim holds.")
+    return True
 
 
 def brown(text: Path, folder: Path, valid: int = 200_000, test: int = 161_192) -> Corpus:
@@ -162,9 +201,30 @@ def in_turns(
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
-    """Return the median and the lower and upper quartile."""
+    """Return the median and the lower and upper quartile; with enough values, also the margin of noise (`median_interval`)."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high}
+    margin = median_interval(values)
+    bounded = {"from": margin.low, "to": margin.high} if math.isfinite(margin.low) else {}
+    return {"median": median, "low": low, "high": high, **bounded}
+
+
+def shortfalls(rows: Mapping[str, Mapping[str, float]], least: float) -> tuple[list[str], list[str]]:
+    """Return which medians are below a target, and of which the margin of noise contains it, for `show_verdict`.
+
+    Parameters
+    ----------
+    rows
+        The results of `quartiles`, by their names.
+    least
+        The target.
+    """
+    missed, undecided = [], []
+    for name, row in rows.items():
+        low, high = row.get("from", -math.inf), row.get("to", math.inf)
+        if low < least:
+            part = f"{name}: {row['median']:.2f} ({low:.2f} to {high:.2f}) instead of {least:g}"
+            (missed if high < least else undecided).append(part)
+    return missed, undecided
 
 
 def resident(process: int | str = "self") -> tuple[int, int]:

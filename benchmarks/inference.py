@@ -24,7 +24,7 @@ except ImportError:
     sys.exit("PyTorch is needed for the comparison: pip install torch")
 
 import numpy as np
-from common import in_turns, machine, parse, quartiles, record, show_verdict
+from common import in_turns, machine, parse, quartiles, record, shortfalls, show_verdict
 from torch.nn import functional
 from torch_network import TorchNetwork
 
@@ -265,12 +265,15 @@ def main() -> None:
         model = build(vocabulary)
         steps += measure(model, threads, 3 if options.quick else options.rounds)
         lists += [measure_lists(each) for each in (model, build(vocabulary, averages=()))]
-    missed = [
-        f"{row['task']}, V={row['vocabulary']:,}, threads {row['threads']}: {ratio:.2f} instead of {CLAIMED[row['task']]:g}"
-        for row in steps
-        if row["task"] in CLAIMED and not (ratio := row["torch_time_relative_to_fflm"]["median"]) >= CLAIMED[row["task"]]
-    ]
-    show_verdict(missed)
+    missed: list[str] = []
+    undecided: list[str] = []
+    for row in steps:
+        if row["task"] in CLAIMED:
+            name = f"{row['task']}, V={row['vocabulary']:,}, threads {row['threads']}"
+            found = shortfalls({name: row["torch_time_relative_to_fflm"]}, CLAIMED[row["task"]])
+            missed += found[0]
+            undecided += found[1]
+    passed = show_verdict(missed, undecided)
     record(
         "inference",
         options.quick,
@@ -279,9 +282,9 @@ def main() -> None:
         lists=lists,
         claimed=CLAIMED,
         missed=missed,
-        passed=not missed,
+        passed=passed,
     )
-    sys.exit(bool(missed))
+    sys.exit(not passed and not options.quick)
 
 
 if __name__ == "__main__":

@@ -60,10 +60,10 @@ def source(name: str, script: str = "") -> str:
     script = script or f"benchmarks/{name}.py"
     busy = f" Other programs were running: the load average before the run was {load:.1f} on {cores} cores." if load > 0.5 else ""
     passed = result.get("passed", not result.get("different"))
+    verdict = " **There is no verdict**, because of noise." if passed is None else " **A target was missed**, see above."
     return (
         f"Measured by [{script}](../{script}) on {result['date']}; all numbers are in "
-        f"[results/{name}.json](../benchmarks/results/{name}.json).{busy}"
-        + ("" if passed else " **A target was missed**, see above.")
+        f"[results/{name}.json](../benchmarks/results/{name}.json).{busy}" + ("" if passed else verdict)
     )
 
 
@@ -552,7 +552,7 @@ def distributed_results() -> str:
         table(["", *bandwidths], best),
         source("distributed"),
         "The share of a step's time that is saved if gradients are summed during the backward pass, in a second thread or by "
-        "non-blocking operations; in parentheses what can be saved at most if nothing else uses the processors:",
+        "non-blocking operations, with the margins of noise; then what can be saved at most if nothing else uses the processors:",
         table(["", *overlap], saved),
         source("overlap"),
     ]
@@ -561,7 +561,8 @@ def distributed_results() -> str:
 
 def savings(result: Result) -> str:
     """Return the shares of a step's time that two ways to sum gradients early save, and what could be saved at most."""
-    return f"{result['saved']['thread']:.0%}, {result['saved']['non-blocking']:.0%} ({result['most']:.0%})"
+    shares = (f"{each['median']:.0%} ({each['low']:.0%} to {each['high']:.0%})" for each in result["saved"].values())
+    return f"{', '.join(shares)}; {result['most']:.0%}"
 
 
 def fastest(times: list[float]) -> str:

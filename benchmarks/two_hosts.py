@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-NAMES = ("fflm-first", "fflm-second")
+NAMES = (f"fflm-first-{os.getpid()}", f"fflm-second-{os.getpid()}")
+"""The namespaces; those of two programs that run at the same time have different names."""
+
 DEVICE = "fflm0"
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 

@@ -18,6 +18,7 @@ TYPE_CHECKING = False  # type checkers treat it as true, like that of typing, wh
 if TYPE_CHECKING:
     from fflm.api import filter, load, resume, resume_filter, train, train_classifier, train_ngram
     from fflm.estimators import FeedforwardClassifier, FeedforwardRegressor
+    from fflm.given import Text
     from fflm.models.classifier.model import TextClassifier
     from fflm.models.language_model import LanguageModel
     from fflm.models.mixture.model import Mixture
@@ -43,6 +44,7 @@ __all__ = [
     "NeuralModel",
     "NgramModel",
     "Score",
+    "Text",
     "TextClassifier",
     "__version__",
     "filter",
@@ -66,6 +68,7 @@ _LAZY = {
     "NeuralModel": "fflm.models.neural.model",
     "NgramModel": "fflm.models.ngram.model",
     "Score": "fflm.models.scoring",
+    "Text": "fflm.given",
     "TextClassifier": "fflm.models.classifier.model",
     "filter": "fflm.api",
     "load": "fflm.api",
@@ -90,5 +93,8 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         return importlib.metadata.version("fflm")
     if name in _LAZY:
+        from fflm.environment import check_environment
+
+        check_environment()
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'fflm' has no attribute {name!r}")

@@ -5,7 +5,19 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fflm.arguments import Device, PathLike, Paths, Processes, Size, checked, parameters, refuse_unknown, to_path, with_options
+from fflm.arguments import (
+    Device,
+    PathLike,
+    Paths,
+    Processes,
+    Size,
+    Texts,
+    checked,
+    parameters,
+    refuse_unknown,
+    to_path,
+    with_options,
+)
 from fflm.backend.devices import choose_device
 from fflm.errors import FflmError
 from fflm.filtering.job import Progress, Report, resume_job, start_job
@@ -24,7 +36,7 @@ from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram import train as ngram_train
 from fflm.models.ngram.model import NgramModel
 from fflm.parallel.world import world
-from fflm.progress import ProgressPrinter
+from fflm.progress import progress_display
 from fflm.search.search import Search
 from fflm.search.study import SEARCH
 from fflm.signals import ctrl_c
@@ -52,7 +64,7 @@ def load(path: PathLike, device: Device = "cpu", *, verify: bool = False) -> Lan
 @with_options(neural_train.OPTIONS)
 @checked
 def train(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None = None,
     *,
     members: Members = 1,
@@ -65,17 +77,20 @@ def train(
     Parameters
     ----------
     inputs
-        Files and folders of text, one or several; or a folder made by `fflm.text.tokenize.tokenize`, or that of another model.
+        Files and folders of text, and texts in memory (`fflm.Text`), one or several; or a folder made by
+        `fflm.text.tokenize.tokenize`, or that of another model.
     path
-        The folder of the model; by default ``INPUT.model`` in the current one.
+        The folder of the model; by default ``INPUT.model`` in the current one. A text in memory needs it.
     members
         Number of networks to train, with the seeds ``seed``, ``seed + 1``, and so on. If there are several, the model is their
         mixture in equal shares. Other processes may train some of them at the same time, with `resume`.
     verbose
-        Whether to print a line for each evaluation, and one per minute between evaluations.
+        Whether to print a line for each evaluation, and one per minute between evaluations; in a notebook, they are in one output
+        that is updated, with a progress bar.
     callback
         A function that is called with the session (`fflm.training.session.Session`) and each event of it, such as a
-        `fflm.training.events.Step` or an `fflm.training.events.Evaluation`.
+        `fflm.training.events.Step` or an `fflm.training.events.Evaluation`. It may call ``session.stop()``, which ends training
+        as early stopping does. What it raises ends training after a checkpoint, and `resume` continues.
 
     Raises
     ------
@@ -155,8 +170,12 @@ def _resume_search(path: Path, verbose: bool, callback: Callback | None) -> Neur
                 search.save()
             elif search.run and isinstance(event, Event):
                 interrupted.deferred = True
-                for each in callbacks:
-                    each(search.run, event)
+                try:
+                    for each in callbacks:
+                        each(search.run, event)
+                except Exception:
+                    search.save()
+                    raise
             if stop:
                 raise KeyboardInterrupt(f"stopped and saved: `fflm.resume('{path}')` resumes the search")
     if search.best is None:
@@ -168,7 +187,7 @@ def _resume_search(path: Path, verbose: bool, callback: Callback | None) -> Neur
 
 def _callbacks(verbose: bool, callback: Callback | None) -> list[Callback]:
     """Return the callbacks of a session; of several processes, only the first one prints the progress."""
-    return [*([ProgressPrinter()] if verbose and world().first else []), *([callback] if callback else [])]
+    return [*([progress_display()] if verbose and world().first else []), *([callback] if callback else [])]
 
 
 def _finish(session: Session | Ensemble, verbose: bool, callback: Callback | None) -> None:
@@ -184,7 +203,7 @@ def _finish(session: Session | Ensemble, verbose: bool, callback: Callback | Non
 
 
 @with_options(ngram_train.OPTIONS)
-def train_ngram(inputs: Paths, path: PathLike | None = None, **options: Any) -> NgramModel:
+def train_ngram(inputs: Texts, path: PathLike | None = None, **options: Any) -> NgramModel:
     """Train an n-gram model (interpolated modified Kneser-Ney) on text.
 
     Parameters
@@ -205,14 +224,14 @@ def train_ngram(inputs: Paths, path: PathLike | None = None, **options: Any) -> 
 @with_options(classifier_train.OPTIONS)
 @checked
 def train_classifier(
-    inputs: Paths, path: PathLike | None = None, *, verbose: bool = False, callback: Callback | None = None, **options: Any
+    inputs: Texts, path: PathLike | None = None, *, verbose: bool = False, callback: Callback | None = None, **options: Any
 ) -> TextClassifier:
     """Train a text classifier on labeled text and return the best one.
 
     Parameters
     ----------
     inputs
-        A file of labeled text, compressed or not, a folder, or several of them.
+        A file of labeled text, compressed or not, a folder, a text in memory (`fflm.Text.labeled`), or several of them.
     path
         The folder of the classifier; by default ``INPUT.classifier`` in the current one.
     verbose, callback

@@ -35,8 +35,9 @@ from typing import (
 import msgspec
 from msgspec import Meta
 
-from fflm.errors import FflmError, nearest
+from fflm.errors import FflmError, SettingsError, nearest
 from fflm.files import os_errors_as_fflm_error
+from fflm.given import Text
 
 if TYPE_CHECKING:  # importing NumPy takes longer than printing a help text
     import numpy as np
@@ -47,6 +48,7 @@ R = TypeVar("R")
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Paths: TypeAlias = PathLike | Iterable[PathLike]
+Texts: TypeAlias = PathLike | Text | Iterable[PathLike | Text]
 
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
@@ -275,11 +277,13 @@ def with_options(options: Mapping[str, inspect.Parameter]) -> Callable[[Callable
     return add
 
 
-def refuse_unknown(names: Collection[str], known: Iterable[str]) -> None:
-    """Raise an FflmError if there are names of settings, which are all unknown; it suggests the most similar known name."""
+def refuse_unknown(names: Collection[str], known: Collection[str]) -> None:
+    """Raise a SettingsError if there are names of settings that nothing has used; it suggests the most similar known name."""
     for name in names:
+        if name in known:
+            raise SettingsError(f"the setting {name!r} has no use here: leave it out")
         meant = nearest(name, known)
-        raise FflmError(f"unknown setting {show(name)}: " + (f"did you mean {meant!r}?" if meant else "leave it out"))
+        raise SettingsError(f"unknown setting {show(name)}: " + (f"did you mean {meant!r}?" if meant else "leave it out"))
 
 
 def to_path(name: str, value: object) -> Path:
@@ -303,14 +307,20 @@ def _encodable(path: str) -> bool:
 
 def to_paths(name: str, values: object) -> tuple[Path, ...]:
     """Return the paths that an argument names, one or several; raise an FflmError if there are none, or one is a text."""
+    return tuple(to_path(name, value) for value in to_texts(name, values))
+
+
+def to_texts(name: str, values: object) -> tuple[Path | Text, ...]:
+    """Return the paths and texts in memory that an argument names; raise an FflmError if there are none, or one is a string."""
     several = values if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping) else [values]
-    paths = tuple(to_path(name, value) for value in several)
-    if not paths:
+    texts = tuple(value if isinstance(value, Text) else to_path(name, value) for value in several)
+    if not texts:
         raise FflmError(f"`{name}` is empty: give at least one path")
-    for path in paths:
-        if len(str(path).split()) > 1 and not path.exists():
-            raise FflmError(f"there is no file {show(str(path))}: `{name}` must be paths; to pass a text, write it to a file")
-    return paths
+    for path in texts:
+        if isinstance(path, Path) and len(str(path).split()) > 1 and not path.exists():
+            shown = show(str(path))
+            raise FflmError(f"there is no file {shown}: `{name}` must be paths; a text without a file is given by `fflm.Text`")
+    return texts
 
 
 def check_ids(name: str, value: Any, limit: int, shape: tuple[int | None, ...] = (None,)) -> "npt.NDArray[np.int32]":

@@ -18,6 +18,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from fflm.environment import check_environment
+
+check_environment()  # before Numba is imported
+
+# isort: split
 import numba
 from numba import _dynfunc, njit, typeof, types
 from numba.core import config

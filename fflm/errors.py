@@ -7,6 +7,10 @@ class FflmError(Exception):
     """An error that the user can solve; its message is one line that names the cause and says what to do."""
 
 
+class SettingsError(FflmError):
+    """Settings that exclude each other, or a setting that has no use here: on the command line, wrong usage (exit status 2)."""
+
+
 class FflmWarning(UserWarning):
     """A warning about a problem that did not stop the work; its message is one line."""
 

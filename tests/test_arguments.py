@@ -325,7 +325,7 @@ def test_train_functions_refuse_inputs_that_are_not_paths(in_folder, train):
         ["text.txt", None],
     ):
         check_refused("inputs", lambda inputs=inputs: train(inputs))
-    with pytest.raises(fflm.FflmError, match=r"there is no file 'the cat sat'.*to pass a text, write it to a file"):
+    with pytest.raises(fflm.FflmError, match=r"there is no file 'the cat sat'.*a text without a file is given by `fflm.Text`"):
         train(["the cat sat", "on the mat"])
     assert to_paths("inputs", Path("text.txt")) == to_paths("inputs", iter(["text.txt"])) == (Path("text.txt"),)
 

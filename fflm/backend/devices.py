@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from fflm.arguments import Device, Precision, Threads, check, checked
 from fflm.backend.protocol import Backend
-from fflm.errors import FflmError, install
+from fflm.errors import FflmError, SettingsError, install
 from fflm.parallel.world import threads_per_process, world
 
 _NAMES = {"tf32": "TF32", "mixed": "mixed precision"}
@@ -66,7 +66,7 @@ def check_precision(precision: str, device: str) -> None:
     """Raise an FflmError if the precision is unknown, or if the device (``cpu`` or ``cuda``) does not support it."""
     check("precision", Precision, precision)
     if precision != "fp32" and device != "cuda":
-        raise FflmError(f"{_NAMES[precision]} needs the device cuda: on the CPU, train in fp32")
+        raise SettingsError(f"{_NAMES[precision]} needs the device cuda: on the CPU, train in fp32")
 
 
 @dataclass(frozen=True)

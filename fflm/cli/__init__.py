@@ -20,7 +20,8 @@ try:
 
     import click
 
-    from fflm.errors import FflmError, FflmWarning, did_you_mean
+    from fflm.environment import check_environment
+    from fflm.errors import FflmError, FflmWarning, SettingsError, did_you_mean
     from fflm.parallel.launch import launched_as, refuse_several_processes
     from fflm.signals import interruption
 except KeyboardInterrupt:  # these imports take most of the time before `main` can handle Ctrl-C
@@ -67,8 +68,10 @@ class _Group(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             name, command, rest = super().resolve_command(ctx, args)
-            if launched_as()[1] > 1 and not {"-h", "--help"}.intersection(rest):
-                _connect_processes([name or "", *rest])
+            if not {"-h", "--help"}.intersection(rest):
+                check_environment()
+                if launched_as()[1] > 1:
+                    _connect_processes([name or "", *rest])
             return name, command, rest
         except click.NoSuchCommand as error:  # click looks for similar commands among those that are imported
             raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from error
@@ -103,7 +106,7 @@ class _Group(click.Group):
                 message, status = "interrupted", 130
         except FflmError as error:
             broken_pipe = isinstance(error.__cause__, BrokenPipeError)  # for example with `-o /dev/stdout | head`
-            message, status = "" if broken_pipe else _as_commands(str(error)), 1
+            message, status = "" if broken_pipe else _as_commands(str(error)), 2 if isinstance(error, SettingsError) else 1
         except MemoryError as error:
             message, status = f"not enough memory: {error or 'use a smaller model or less text'}", 1
         except OSError as error:
@@ -209,6 +212,7 @@ _FUNCTIONS = {
     "fflm.train_ngram": "fflm ngram train",
     "fflm.train_classifier": "fflm classify train",
     "fflm.mix": "fflm mix",
+    "fflm.Text": "-",
     "fflm.TextClassifier": "fflm classify",
     "fflm.search.search.start_search": "fflm tune",
     "fflm.text.tokenize.tokenize": "fflm tokenize",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from fflm.arguments import Settings
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.files import COMPRESSIONS
 
 FormatName = Literal["jsonl", "parquet", "text"]
@@ -75,7 +75,7 @@ class Selection(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep is not None and self.max_perplexity is not None:
-            raise FflmError("`keep` and `max_perplexity` both limit the perplexity: give one of them")
+            raise SettingsError("`keep` and `max_perplexity` both limit the perplexity: give one of them")
 
     @property
     def selects(self) -> bool:

@@ -8,16 +8,17 @@ from typing import Any
 from fflm.arrays import CONFIG
 from fflm.errors import FflmError
 from fflm.files import os_errors_as_fflm_error, restore
+from fflm.given import Text
 from fflm.models.folder import CORPUS, read_config
 from fflm.text.corpus import Corpus, Part
 
 
-def corpus_folder(inputs: Sequence[Path]) -> Path | None:
+def corpus_folder(inputs: Sequence[Path | Text]) -> Path | None:
     """Return the folder of the tokenized corpus that the inputs refer to, or None if the inputs are text.
 
     The only input may be the folder of a corpus, or the folder of a model, which refers to its corpus.
     """
-    if len(inputs) != 1:
+    if len(inputs) != 1 or isinstance(inputs[0], Text):
         return None
     folder = inputs[0]
     restore(folder)

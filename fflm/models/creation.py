@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fflm.arguments import PathLike, Paths, Processes, Progress, check, parameters, to_path, to_paths
+from fflm.arguments import PathLike, Processes, Progress, Texts, check, parameters, to_path, to_texts
 from fflm.arrays import CHECKPOINT, CONFIG, EXAMPLES, INDEX, LOG, WEIGHTS
 from fflm.errors import FflmError
 from fflm.files import NewFolder, check_own, os_errors_as_fflm_error, restore
+from fflm.given import Text
 from fflm.models.corpora import corpus_folder
 from fflm.models.folder import CORPUS, VOCABULARY, WORDS, read_config
 from fflm.parallel.world import world
@@ -110,11 +111,13 @@ def new_folder(path: Path, check: Callable[[], None]) -> Iterator[NewFolder | Pa
         yield made[0] if made else path
 
 
-def model_path(path: PathLike | None, inputs: tuple[Path, ...], suffix: str = "model") -> Path:
+def model_path(path: PathLike | None, inputs: tuple[Path | Text, ...], suffix: str = "model") -> Path:
     """Return the folder of a new model: the path that is given, or by default ``stories.model`` for ``corpora/stories.txt``."""
     if path is not None:
         return to_path("path", path)
     first = inputs[0]
+    if isinstance(first, Text):
+        raise FflmError("a text in memory has no name: give `path`, the folder of the model")
     with os_errors_as_fflm_error(f"read {first}"):
         name = "stdin" if str(first) == "-" else first.resolve().name
     return Path(f"{name.split('.')[0] or name}.{suffix}")
@@ -135,12 +138,12 @@ def check_free(path: Path, overwrite: bool) -> None:
     check_own(path, FILES)
 
 
-def text_source(inputs: Paths, fields: dict[str, Any]) -> TextSource:
+def text_source(inputs: Texts, fields: dict[str, Any]) -> TextSource:
     """Return the source for some inputs; the settings listed in `TEXT_OPTIONS` are removed from ``fields``."""
-    paths = to_paths("inputs", inputs)
+    texts = to_texts("inputs", inputs)
     settings = TextSettings(pop_tokenizer(fields), **pop_fields(fields, TextSettings, "tokenizer"))
     rule = VocabularyRule(**pop_fields(fields, VocabularyRule))
-    return TextSource(paths, settings, rule, **pop_fields(fields, TextSource, *_NOT_OPTIONS))
+    return TextSource(texts, settings, rule, **pop_fields(fields, TextSource, *_NOT_OPTIONS))
 
 
 def pop_tokenizer(fields: dict[str, Any]) -> Tokenizer:

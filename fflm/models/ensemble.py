@@ -20,10 +20,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from fflm.arguments import Device, Overwrite, PathLike, Paths, Processes, Progress, checked, refuse_unknown
+from fflm.arguments import Device, Overwrite, PathLike, Processes, Progress, Texts, checked, refuse_unknown
 from fflm.arrays import CONFIG, WEIGHTS, meaning, save_arrays
 from fflm.backend.devices import Compute
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.files import FolderLock, NewFolder, lock_file, locked_folder, remove_leftovers, watched_folder, write_json
 from fflm.models.base import Predictor
 from fflm.models.corpora import describe_corpus, find_corpus, is_described
@@ -57,7 +57,7 @@ WAITING_SECONDS = 0.5
 
 @checked
 def start_ensemble(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None = None,
     *,
     members: Members,
@@ -98,7 +98,7 @@ def start_ensemble(
         "teacher": teacher is not None,
     }
     if given := [f"`{name}`" for name, value in refused.items() if value]:
-        raise FflmError(
+        raise SettingsError(
             f"members learn from the text alone, each in one process and a new folder: leave out {', '.join(given)}, or `members`"
         )
     fields = PRESETS[preset] | fields

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from fflm.arguments import Fraction, Many, Settings, Size
 from fflm.backend.protocol import Activation, ActivationFunction, UnitLoss
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 
 Input = Literal["window", "mean", "max", "numbers"]
 Output = Literal["softmax", UnitLoss]
@@ -117,21 +117,23 @@ class NetworkConfig(Settings):
             object.__setattr__(self, "activation", self.activation[0])
         if isinstance(self.activation, tuple) and len(self.activation) != len(self.hidden):
             count = f"{len(self.activation)} for {len(self.hidden)} hidden layers"
-            raise FflmError(f"`activation` must be one, or one for each hidden layer, not {count}")
+            raise SettingsError(f"`activation` must be one, or one for each hidden layer, not {count}")
         if self.outputs is None and (self.input != "window" or self.output != "softmax"):
-            raise FflmError("only a window and a softmax make a language model: give the number of outputs")
+            raise SettingsError("only a window and a softmax make a language model: give the number of outputs")
         for name in ("tied", "bands", "averages"):
             if self.outputs is not None and getattr(self, name):
-                raise FflmError(f"{name} is for language models only: leave it out")
+                raise SettingsError(f"{name} is for language models only: leave it out")
         name = "numbers" if self.input == "numbers" else "vocabulary"
         if getattr(self, name) < 1:
             raise FflmError(f"`{name}` must be an integer of at least 1, not {getattr(self, name)}")
         if self.bands and self.tied:
-            raise FflmError("an adaptive softmax has weights of its own: leave out `bands`, or give `tied=False`")
+            raise SettingsError("an adaptive softmax has weights of its own: leave out `bands`, or give `tied=False`")
         if list(self.bands) != sorted(set(self.bands)):
-            raise FflmError(f"`bands` must ascend, such as 2000, 10000, not {', '.join(map(str, self.bands))}")
+            raise SettingsError(f"`bands` must ascend, such as 2000, 10000, not {', '.join(map(str, self.bands))}")
         if self.residual and len(set(self.hidden)) > 1:
-            raise FflmError(f"residual layers must be of one size, not {self.hidden}: give equal sizes, or no residual layers")
+            raise SettingsError(
+                f"residual layers must be of one size, not {self.hidden}: give equal sizes, or no residual layers"
+            )
 
     @property
     def context(self) -> int:

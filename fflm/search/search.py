@@ -23,17 +23,17 @@ from msgspec import Meta
 from fflm.arguments import (
     Device,
     PathLike,
-    Paths,
     Positive,
     Precision,
     Processes,
     Progress,
+    Texts,
     Workers,
     checked,
     refuse_unknown,
 )
 from fflm.backend.devices import Compute
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.files import (
     FolderLock,
     NewFolder,
@@ -179,7 +179,7 @@ class Plan:
 
 @checked
 def start_search(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None,
     space: Space,
     *,
@@ -227,7 +227,7 @@ def start_search(
 
 @checked
 def start_classifier_search(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None,
     space: Space,
     *,
@@ -258,6 +258,8 @@ def start_classifier_search(
     request = ClassifierRequest.of(inputs, fields)
     place = model_path(path, request.source.inputs, "tune")
     _check_new(place)
+    if request.settings.frozen:
+        raise SettingsError("trials have no embeddings that are given, which could be frozen: leave out `frozen`")
     check_space(space, sampler, request.config, request.settings, "classifier")
     with NewFolder(place, lambda: _check_new(place)) as new, os_errors_as_fflm_error(f"write {place}"):
         data, config, settings = request.read()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.models.classifier import train as classifier_train
 from fflm.models.creation import pop_fields
 from fflm.models.neural import train as neural_train
@@ -44,7 +44,7 @@ class Range:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise FflmError(f"the range {self.low}..{self.high} is empty: give the smaller number first")
+            raise SettingsError(f"the range {self.low}..{self.high} is empty: give the smaller number first")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Choices:
 
     def __post_init__(self) -> None:
         if len(set(self.values)) < max(2, len(self.values)):
-            raise FflmError(f"{'|'.join(map(show, self.values))} is not a choice: give several different values")
+            raise SettingsError(f"{'|'.join(map(show, self.values))} is not a choice: give several different values")
 
 
 Space: TypeAlias = Mapping[str, Range | Choices]
@@ -108,12 +108,16 @@ def check_space(
     """Raise an FflmError if a setting cannot be searched over, or cannot have one of its values, or the sampler needs choices."""
     for name, part in space.items():
         if name not in searchable(kind):
-            raise FflmError(f"cannot search over {name!r}: choose from {', '.join(searchable(kind))}")
+            raise SettingsError(f"cannot search over {name!r}: choose from {', '.join(searchable(kind))}")
         if sampler == "grid" and isinstance(part, Range):
-            raise FflmError(f"a grid needs choices rather than the range {part.low}..{part.high}: give several values of {name}")
+            raise SettingsError(
+                f"a grid needs choices rather than the range {part.low}..{part.high}: give several values of {name}"
+            )
     inputs = space.get("input")
     if isinstance(inputs, Choices) and not {config.input, *inputs.values} <= POOLED:
-        raise FflmError("all trials read the same texts, so only the inputs mean and max can be compared: give these as choices")
+        raise SettingsError(
+            "all trials read the same texts, so only the inputs mean and max can be compared: give these as choices"
+        )
     for values in extreme_values(space):
         with_values(config, settings, values)
 

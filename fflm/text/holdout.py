@@ -7,8 +7,9 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 
-from fflm.arguments import Paths, plain, to_paths
+from fflm.arguments import Texts, plain, to_texts
 from fflm.errors import FflmError
+from fflm.given import Text
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Count:
             raise FflmError(f"cannot hold out {self.tokens} tokens: give at least 1")
 
 
-HeldOut: TypeAlias = Share | Count | float | Paths
+HeldOut: TypeAlias = Share | Count | float | Texts
 """A part for validation or test, in the forms that `parse_held_out` accepts."""
 
 Valid: TypeAlias = Annotated[
@@ -46,7 +47,7 @@ Valid: TypeAlias = Annotated[
 Test: TypeAlias = Annotated[HeldOut | None, Meta(description="Test text, in the same forms.")]
 
 
-def parse_held_out(name: str, given: HeldOut | None) -> Share | Count | tuple[Path, ...] | None:
+def parse_held_out(name: str, given: HeldOut | None) -> Share | Count | tuple[Path | Text, ...] | None:
     """Parse what a caller gave for a held-out part: a size to cut off the end of the text, or files of its own.
 
     Parameters
@@ -55,11 +56,11 @@ def parse_held_out(name: str, given: HeldOut | None) -> Share | Count | tuple[Pa
         The name of the argument, for error messages.
     given
         ``0.05`` or ``"5%"`` is a share; ``200000`` or ``"200000"`` is a number of tokens; any other string, or several of them,
-        are paths; ``0``, None or an empty list means no such part.
+        are paths; a text in memory may stand for each; ``0``, None or an empty list means no such part.
 
     Returns
     -------
-    Share, Count, tuple of Path, or None
+    Share, Count, tuple of Path or Text, or None
         None means that there is no such part.
 
     Raises
@@ -78,4 +79,4 @@ def parse_held_out(name: str, given: HeldOut | None) -> Share | Count | tuple[Pa
             value = number / 100 if value.endswith("%") else int(value) if value.isdecimal() else number
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Share(value) if isinstance(value, float) else Count(value) if value else None
-    return to_paths(name, value)
+    return to_texts(name, value)

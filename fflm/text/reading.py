@@ -17,6 +17,7 @@ import regex
 
 from fflm.errors import FflmError
 from fflm.files import COMPRESSIONS, os_errors_as_fflm_error
+from fflm.given import Text
 from fflm.text.tokenizer import GRAPHEMES
 
 CHUNK = 1 << 18
@@ -63,7 +64,7 @@ _NOTATIONS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escap
 
 
 def read_chunks(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path | Text],
     encoding: str = "utf-8",
     errors: Literal["strict", "replace"] = "strict",
     size: int = CHUNK,
@@ -75,7 +76,7 @@ def read_chunks(
     ----------
     sources
         Files, folders (all files below them that are not hidden, in the order of their names) and ``"-"`` for standard
-        input. Files compressed with gzip, bzip2, xz or zstd are decompressed, whatever their names are.
+        input. Files compressed with gzip, bzip2, xz or zstd are decompressed, whatever their names are. Or texts in memory.
     encoding
         The name of the character encoding. A byte-order mark is removed.
     errors
@@ -85,7 +86,7 @@ def read_chunks(
     share
         Which of how many contiguous shares of the text to read, (0, 1) for the whole text. Files are cut at line ends, into
         shares of about as many bytes; a compressed file, or one in an encoding in which other bytes may be a newline's, belongs
-        to one share as a whole. Standard input has no shares.
+        to one share as a whole. Standard input and texts in memory have no shares.
 
     Yields
     ------
@@ -99,8 +100,8 @@ def read_chunks(
         If the encoding does not exist, or a file cannot be read, is binary or is not in the encoding.
     """
     codec = _Codec.find(encoding, errors)
-    for name, file in _open_all(sources) if share == (0, 1) else _open_share(sources, codec, *share):
-        yield from _cut(_decode(name, file.read, codec, size), size)
+    for pieces in _whole(sources, codec, size) if share == (0, 1) else _share(sources, codec, size, *share):
+        yield from _cut(pieces, size)
 
 
 @dataclass(frozen=True)
@@ -191,15 +192,35 @@ def arriving_lines(encoding: str = "utf-8", errors: Literal["strict", "replace"]
         yield line if number else line.removeprefix("\ufeff")
 
 
-def _open_all(sources: Sequence[str | Path]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Open one file of the sources after another; yield its name and the file, decompressed."""
-    for source in sources:
-        if str(source) == "-":
-            yield "standard input", decompressed(sys.stdin.buffer, "standard input")
-            continue
-        for path in files(Path(source)):
-            with open_bytes(path) as file:
-                yield str(path), file
+def _whole(sources: Sequence[str | Path | Text], codec: _Codec, size: int) -> Iterator[Iterator[str]]:
+    """Yield the text of one file of the sources after another, in pieces."""
+    for source in itertools.chain.from_iterable(map(each_file, sources)):
+        if isinstance(source, Text):
+            yield source.pieces(size)
+        elif str(source) == "-":
+            yield _decode("standard input", decompressed(sys.stdin.buffer, "standard input").read, codec, size)
+        else:
+            with open_bytes(source) as file:
+                yield _decode(str(source), file.read, codec, size)
+
+
+def each_file(source: str | Path | Text) -> Iterator[Path | Text]:
+    """Yield the files of a folder, or any other source itself; see `read_chunks`."""
+    if isinstance(source, Text) or str(source) == "-":
+        yield source if isinstance(source, Text) else Path(source)
+    else:
+        yield from files(Path(source))
+
+
+def source_name(source: Path | Text) -> str:
+    """Return how messages call a source."""
+    return "standard input" if str(source) == "-" else str(source)
+
+
+def _share(sources: Sequence[str | Path | Text], codec: _Codec, size: int, part: int, parts: int) -> Iterator[Iterator[str]]:
+    """Yield the text of one file after another in share number ``part`` of ``parts`` of some files, in pieces."""
+    for name, file in _open_share([source for source in sources if not isinstance(source, Text)], codec, part, parts):
+        yield _decode(name, file.read, codec, size)
 
 
 def _open_share(sources: Sequence[str | Path], codec: _Codec, part: int, parts: int) -> Iterator[tuple[str, IO[bytes]]]:

@@ -11,9 +11,10 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Encoding, Errors, Overwrite, PathLike, Processes, Progress, check, checked, to_path, to_paths
+from fflm.arguments import Encoding, Errors, Overwrite, PathLike, Processes, Progress, check, checked, to_path, to_texts
 from fflm.errors import FflmError
 from fflm.files import check_own, replacing_folder, write_json
+from fflm.given import Text
 from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.parallel.world import threads_per_process
 from fflm.processors import usable_processors
@@ -22,7 +23,7 @@ from fflm.text.extent import Extent, as_bytes
 from fflm.text.holdout import Count, Share, Test, Valid, parse_held_out
 from fflm.text.ids import Tally, id_type
 from fflm.text.numbering import MAX_TYPES, Numbering, Numbers
-from fflm.text.reading import read_chunks
+from fflm.text.reading import read_chunks, source_name
 from fflm.text.settings import TextSettings
 from fflm.text.subwords import BYTES, Subwords, import_library
 from fflm.text.tokenizer import Tokenizer
@@ -39,7 +40,7 @@ class TextSource:
     Parameters
     ----------
     inputs
-        Files, folders or ``"-"``, as `read_chunks` takes them; one or several paths, of which a tuple is made.
+        Files, folders, ``"-"`` or texts in memory, as `read_chunks` takes them; one or several, of which a tuple is made.
     settings, rule
         How the text becomes tokens, and which of them are words of the vocabulary.
     valid, test
@@ -57,7 +58,7 @@ class TextSource:
         If the inputs are not paths, or ``encoding`` or ``errors`` is not what its annotation allows.
     """
 
-    inputs: tuple[Path, ...]
+    inputs: tuple[Path | Text, ...]
     settings: TextSettings = field(default_factory=TextSettings)
     rule: VocabularyRule = field(default_factory=VocabularyRule)
     valid: Valid = "5%"
@@ -68,11 +69,11 @@ class TextSource:
     extended: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inputs", to_paths("inputs", self.inputs))
+        object.__setattr__(self, "inputs", to_texts("inputs", self.inputs))
         check("encoding", Encoding, self.encoding)
         check("errors", Errors, self.errors)
 
-    def parts(self) -> tuple[dict[str, tuple[Path, ...]], dict[str, Share | Count]]:
+    def parts(self) -> tuple[dict[str, tuple[Path | Text, ...]], dict[str, Share | Count]]:
         """Return the files of each part that has files of its own, and the size of each part to cut off the training text.
 
         Raises
@@ -163,7 +164,7 @@ def tokenize(
 
 def _write_corpus(
     folder: Path,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[Path | Text]],
     source: TextSource,
     parts: Mapping[str, "_ProvisionalIds"],
     types: Sequence[str],
@@ -307,8 +308,8 @@ class _Numberer:
         As `tokenize` takes them.
     """
 
-    named: Mapping[str, Sequence[Path]]
-    files: Mapping[str, Sequence[Path]]
+    named: Mapping[str, Sequence[Path | Text]]
+    files: Mapping[str, Sequence[Path | Text]]
     source: TextSource
     folder: Path
     processes: int
@@ -388,8 +389,8 @@ class _Numberer:
         FflmError
             If files cannot be read.
         """
-        if any(str(path) == "-" for paths in self.files.values() for path in paths):
-            raise FflmError("standard input has no shares for several processes: give a file, or start one process")
+        for each in [each for part in self.files.values() for each in part if isinstance(each, Text) or str(each) == "-"]:
+            raise FflmError(f"{source_name(each)} has no shares for several processes: give a file, or start one process")
         numbering, found = Numbering(self.source.settings), {}
         share = (communicator.rank, communicator.size)
         with self._share_path(communicator.rank).open("wb") as file:
@@ -426,7 +427,7 @@ class _Numberer:
         return self.folder / f"share-{rank}"
 
     def _chunks(
-        self, paths: Sequence[Path], numbering: Numbering, share: tuple[int, int] = (0, 1)
+        self, paths: Sequence[Path | Text], numbering: Numbering, share: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[Numbers, Extent]]:
         """Read a share of some files, and yield the numbers of each chunk, (N,), and its extent."""
         source = self.source
@@ -445,7 +446,7 @@ class _Numberer:
             for name, chunks in texts.items():
                 result[name] = _append(chunks, file, progress)
                 if not result[name].tokens or len(numbering) == 1:  # the only token is the line end
-                    names = ", ".join("standard input" if str(path) == "-" else str(path) for path in self.named[name])
+                    names = ", ".join(map(source_name, self.named[name]))
                     raise FflmError(f"there are no words in {names}: give a text that is not empty or blank")
         return result
 

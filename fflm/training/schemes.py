@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
-from fflm.errors import FflmError
+from fflm.errors import SettingsError
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import parameter_count, shapes
 from fflm.training.settings import TrainingSettings
@@ -42,7 +42,7 @@ def choose_scheme(parallel: Parallel, config: NetworkConfig, settings: TrainingS
     """
     reason = why_not_vocabulary(config, settings, processes, device)
     if parallel == "vocabulary" and reason:
-        raise FflmError(f"the vocabulary cannot be divided among processes: {reason}, or `parallel='data'`")
+        raise SettingsError(f"the vocabulary cannot be divided among processes: {reason}, or `parallel='data'`")
     if parallel != "auto":
         return parallel
     if reason or processes == 1:

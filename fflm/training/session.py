@@ -31,7 +31,7 @@ from fflm.training.log import append_log, truncate_log
 from fflm.training.schemes import Scheme
 from fflm.training.settings import TrainingSettings
 from fflm.training.teacher import Teacher, TeacherModel
-from fflm.training.trainer import Trainer, sum_losses
+from fflm.training.trainer import STOPPED, Trainer, sum_losses
 
 DIVERGENCES = 5
 """Maximum number of times that a training run returns to its checkpoint, with half the learning rate, after it has diverged."""
@@ -139,7 +139,8 @@ class Session(ABC):
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
         self._interruption = Interruption()  # that of `finish`
-        self.trainer.requested = (False, False)
+        self._stop = False  # whether `stop` was called
+        self.trainer.requested = (False, False, False)
         self._process: int | None = None  # the id of the process that has locked the folder for this session
         self._lock: FolderLock  # the lock, while the folder is locked
         self._weights_meaning = self._checkpoint_meaning = ""  # hashes of config.json, which only the first process uses
@@ -405,6 +406,8 @@ class Session(ABC):
                         for event in self.trainer.run(self._requests):
                             self._record(event)
                             yield event
+                            if isinstance(event, Evaluation) and self.communicator.any(self._stop):
+                                self._end()
                         if self._test is not None:
                             yield self._evaluate_test(self._test)
                         return
@@ -422,7 +425,8 @@ class Session(ABC):
         Parameters
         ----------
         *callbacks
-            Functions that are called with the session and each event.
+            Functions that are called with the session and each event. What one of them raises ends training, after a checkpoint
+            if there is one process only; of several, the others cannot take part in it.
 
         Returns
         -------
@@ -443,18 +447,31 @@ class Session(ABC):
                     raise KeyboardInterrupt
                 for event in self.events():
                     interrupted.deferred = True  # not before the first step, because compiling kernels may take long
-                    stop = self.trainer.requested[1] and not self.trainer.state.finished
+                    stop = self.trainer.requested[2] and not self.trainer.state.finished
                     # A model that has not been evaluated must not replace a trained model.
                     if stop and self.communicator.on_first(lambda: self.published):
                         self.save()  # save before the callbacks print anything, because the terminal may be closed
-                    for callback in callbacks:
-                        callback(self, event)
+                    try:
+                        for callback in callbacks:
+                            callback(self, event)
+                    except Exception:
+                        if self.communicator.size == 1 and self.published:
+                            self.save()
+                        raise
                     if stop:
                         return False
             self.communicator.barrier()  # until the first process has written all files
             return True
         finally:
             self.discard()
+
+    def stop(self) -> None:
+        """End training, as early stopping does: at once in a callback for an `Evaluation`, otherwise after an evaluation.
+
+        That evaluation follows the next step, so that all processes stop after the same one; any of them may call this method.
+        The best weights are kept, and evaluated on the test data. `fflm.resume` with more epochs continues training.
+        """
+        self._stop = True
 
     def save(self) -> None:
         """Write a checkpoint. Before the first evaluation, also write the weights, so that the model can be used.
@@ -537,10 +554,17 @@ class Session(ABC):
         if self.communicator.first:
             self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
 
-    def _requests(self) -> tuple[bool, bool]:
-        """Return whether it is time for this process to save, and whether it was told to stop."""
+    def _requests(self) -> tuple[bool, bool, bool]:
+        """Return whether this process asks to end training, whether it is time for it to save, and whether it was interrupted."""
         due = self.communicator.first and time.monotonic() - self._saved > self.save_seconds
-        return due, self._interruption.received
+        return self._stop, due, self._interruption.received
+
+    def _end(self) -> None:
+        """End training after an evaluation, unless it has ended."""
+        state = self.trainer.state
+        if not state.finished:
+            state.finished = STOPPED
+            self.save()
 
     def _record(self, event: Step | Evaluation | Finished) -> None:
         """Write an event to the log, and save the weights and the checkpoint if it is time to."""
@@ -560,7 +584,7 @@ class Session(ABC):
             # This does not change the state: if a finished run is resumed, it logs its end and its test figures again.
             if first:
                 append_log(self.folder / LOG, "finished", reason=event.reason)
-        elif self.trainer.requested[0]:
+        elif self.trainer.requested[1]:
             self.save()
 
     def _evaluate_test(self, test: Examples) -> Tested:

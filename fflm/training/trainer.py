@@ -12,7 +12,7 @@ import numpy as np
 from fflm.backend.common import placed
 from fflm.backend.protocol import Array
 from fflm.clock import running_time
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.network.feedforward import Network
 from fflm.network.output import SAMPLE, Objective
 from fflm.network.parameters import Parameters
@@ -35,6 +35,9 @@ EVALUATION_ROWS = 1024
 
 UNKNOWN = 0
 """The id of all words outside the vocabulary."""
+
+STOPPED = "stopped by the program"
+"""Why training has ended if `Session.stop` was called."""
 
 MEAN_STEPS = 100
 """Number of batches over which `State.loss_mean` averages; with fewer batches, the average is not used."""
@@ -141,9 +144,9 @@ class Trainer:
         self.communicator: Communicator = network.backend.connect(communicator)
         self.rows = SINGLE_PROCESS if network.partition else self.communicator
         if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
-            raise FflmError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
+            raise SettingsError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
         if teacher and (settings.loss == "nce" or settings.smoothing or network.config.bands or network.partition):
-            raise FflmError("a teacher needs one softmax without smoothing: leave out `smoothing`, `bands`, and the loss nce")
+            raise SettingsError("a teacher needs one softmax without smoothing: leave out `smoothing`, `bands`, and the loss nce")
         self.teacher = teacher
         self.optimizer = Optimizer(settings, parameters, network.backend)
         self.gradients = parameters.zeros_like().mapped(network.backend.upload)
@@ -291,7 +294,8 @@ class Trainer:
         ----------
         requests
             A function that returns what this process asks for, booleans (k,), the result of which is in ``requested`` at the next
-            event. The processes tell each other with the loss of each step, so that this takes no further message.
+            event. The processes tell each other with the loss of each step, so that this takes no further message. The first of
+            them, if there are any, asks to end training with an evaluation after this step.
 
         Raises
         ------
@@ -314,8 +318,9 @@ class Trainer:
                 ended = state.batch == self.batches
                 if ended:
                     state.epoch, state.batch = state.epoch + 1, 0
-                if ended or (settings.evaluate_every and state.step % settings.evaluate_every == 0):
-                    yield self._evaluate(rate)
+                stop = any(self.requested[:1])
+                if ended or stop or (settings.evaluate_every and state.step % settings.evaluate_every == 0):
+                    yield self._evaluate(rate, stop)
                     if state.finished:
                         break
                 else:
@@ -496,8 +501,11 @@ class Trainer:
         k = self.settings.samples
         return 1 + k, math.log1p(k) + k * math.log1p(1 / k)
 
-    def _evaluate(self, rate: float) -> Evaluation:
-        """Evaluate on the validation data, update the state, and return the event; ``rate`` is the rate of the last step."""
+    def _evaluate(self, rate: float, stop: bool) -> Evaluation:
+        """Evaluate on the validation data, update the state, and return the event.
+
+        ``rate`` is the rate of the last step, and ``stop`` says whether training is to end.
+        """
         state, settings = self.state, self.settings
         if self.lazy_adam:
             self.lazy_adam.catch_up_all(self.network.backend, rate)
@@ -514,6 +522,8 @@ class Trainer:
             state.finished = f"no better for {state.bad} evaluations"
         elif state.epoch >= settings.epochs:
             state.finished = "the only epoch done" if settings.epochs == 1 else f"all {settings.epochs} epochs done"
+        elif stop:
+            state.finished = STOPPED
         exact, state.loss_sum, state.loss_words, state.loss_exact = state.loss_exact, 0.0, 0, True
         speed = state.words / max(state.seconds, 1e-9)
         return Evaluation(state.step, state.epoch, state.words, train_loss, exact, valid, best, rate, state.seconds, speed)

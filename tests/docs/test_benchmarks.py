@@ -8,10 +8,12 @@ import re
 from collections import Counter
 from contextlib import ExitStack
 
+import all as all_benchmarks
 import numpy as np
 import pytest
 import start_up
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, figures, losses, mixed
+from common import median_interval, quartiles, shortfalls, show_verdict
 from exact import exact_gradients, exact_updates
 from gpu import CONTENDERS, LARGE, PARTS, STEPS, Comparison, is_failed, large, operations, run_tasks, tasks_of
 from ngram import PIECE, pieces
@@ -271,3 +273,43 @@ def test_tasks_of_gpu_benchmark_have_plain_names_and_begin_with_what_matters(tmp
     assert names[:4] == ["operations-fp32", "operations-mixed", "step-50000x256x8192-fflm-mixed", "step-50000x256x8192-fflm-fp32"]
     options.parts, options.sizes, options.contenders = ["steps"], [(9, 8, 7)], ["fflm-fp32"]
     assert [name for name, _ in tasks_of(options, tmp_path, {})] == ["step-9x8x7-fflm-fp32"]
+
+
+def test_interval_of_median_contains_the_true_one_and_narrows():
+    generator = np.random.default_rng(1)
+    widths = []
+    for count in (11, 100, 2000):
+        found = [median_interval(generator.exponential(size=count)) for _ in range(200)]
+        assert sum(each.low <= math.log(2) <= each.high for each in found) >= 198
+        widths.append(np.mean([each.high - each.low for each in found]))
+    assert widths[0] > 2 * widths[1] > 4 * widths[2]
+    assert (median_interval([1.0] * 10).low, median_interval([1.0] * 10).high) == (-math.inf, math.inf)
+    assert f"{median_interval([0.1] * 11):.0%}" == "10% (10% to 10%)"
+    rows = {
+        "clear": quartiles([2.0] * 11),
+        "near": quartiles([1.4, 1.6] * 6),
+        "low": quartiles([1.0] * 11),
+        "few": quartiles([2.0] * 3),
+    }
+    missed, undecided = shortfalls(rows, 1.5)
+    assert [part.split(":")[0] for part in missed] == ["low"]
+    assert undecided == [
+        "near: 1.50 (1.40 to 1.60) instead of 1.5",
+        "few: 2.00 (-inf to inf) instead of 1.5",
+    ]
+    assert [show_verdict([], []), show_verdict([], ["noise"]), show_verdict(["a"], ["noise"])] == [True, None, False]
+
+
+def test_all_benchmarks_of_the_table_are_found_with_what_they_need(tmp_path, monkeypatch):
+    found = {each.script: each for each in all_benchmarks.benchmarks()}
+    claims = {path.name for path in all_benchmarks.HERE.glob("*.py") if path.read_text(encoding="utf-8").startswith('"""Claim')}
+    assert claims - {"small.py"} <= set(found)
+    monkeypatch.setattr(all_benchmarks, "is_installed", lambda package: False)
+    assert found["ngram.py"].missing(tmp_path) == [str(tmp_path / "brown.txt"), str(tmp_path / "wikitext-2")]
+    assert (found["inference.py"].missing(tmp_path), found["overlap.py"].missing(tmp_path)) == (["torch"], ["mpi"])
+    assert found["training_step.py"].left_out() == ["the comparison with torch"]
+    assert found["classify.py"].missing(tmp_path) == []
+    assert found["classify.py"].command(tmp_path)[2:] == []
+    (tmp_path / "brown.txt").touch()
+    assert found["classify.py"].command(tmp_path)[2:] == [tmp_path / "brown.txt"]
+    assert found["first_hour.py"].missing(tmp_path)[-1] == "GPU"

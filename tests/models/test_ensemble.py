@@ -28,8 +28,8 @@ from fflm.training.events import Step
 TINY = {"embedding": 6, "hidden": (8,), "batch_size": 64, "window": 3, "epochs": 2, "test": Share(0.1), "dropout": 0.1}
 
 
-class CrashError(Exception):
-    """An error as sudden as a kill: nothing is saved."""
+class CrashError(BaseException):
+    """What ends the program as suddenly as a kill: nothing is saved."""
 
 
 def stop_at(label, step, stop):

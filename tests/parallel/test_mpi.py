@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from command import SMALL
 from command import fflm as command
-from processes import mpiexec, needs_mpi
+from processes import MPIEXEC, mpiexec, needs_mpi
+from two_hosts import two_hosts, why_no_hosts
 
 import fflm
 from fflm.arrays import load_arrays
@@ -53,9 +54,31 @@ def test_interrupted_training_in_several_processes_equals_uninterrupted(text, na
         assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
         assert two["valid"]["perplexity"] == pytest.approx(one["valid"]["perplexity"], rel=1e-4)
     assert log("whole.model", "test") == log("resumed.model", "test")
+    (stopped,) = log("stopped.model")
+    assert stopped["step"] == 4
     fflm.resume("whole.model", epochs=3)
     assert log("whole.model", "resumed")[0]["processes"] == 1
     assert len(log("whole.model")) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_no_hosts()), reason=why_no_hosts())
+def test_two_hosts_with_slow_link_give_the_bits_of_one(text):
+    """The hosts are network namespaces, between which all messages pass a link of 10 Mbit/s."""
+    received = {}
+    with two_hosts(10e6, MPIEXEC) as launcher:
+        for name, command in {"one": [MPIEXEC], "two": launcher}.items():
+            Path(name).mkdir()
+            Path(name, "text.txt").write_bytes(text.read_bytes())
+            result = mpiexec(2, PROGRAM, "hosts", folder=Path(name), launcher=command)
+            assert result.returncode == 0, result.stderr
+            received[name] = json.loads(result.stdout)
+    one, two = (load_arrays(Path(name, "text.model/model.safetensors"))[0] for name in received)
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    parameters = sum(array.nbytes for array in one.values())
+    assert received["one"] == [0, 0]
+    assert min(received["two"]) > 10 * parameters  # there are more steps than ten
 
 
 def test_divergence_is_rolled_back_and_fault_of_one_process_ends_all(text):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from command import STORIES, snapshot
 
 import fflm
-from fflm.arrays import EXAMPLES, WEIGHTS, load_arrays
+from fflm.arrays import CHECKPOINT, EXAMPLES, WEIGHTS, load_arrays
 from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.models.classifier.train import ClassifierSession
@@ -101,12 +101,20 @@ def test_python_resumes_searches(data: Path) -> None:
         if isinstance(event, Step) and event.step == 5:
             signal.raise_signal(signal.SIGINT)
 
+    def fail(session: Session, event: object) -> None:
+        if isinstance(event, Step) and event.step == 7:
+            raise ValueError("a fault of the program")
+
     whole = start_classifier_search(data, "whole.tune", SPACE, trials=2, **TINY)
     finish(whole)
     search = start_classifier_search(data, "broken.tune", SPACE, trials=2, **TINY)
     with pytest.raises(KeyboardInterrupt, match=r"stopped and saved: `fflm\.resume\('broken\.tune'\)` resumes the search"):
         fflm.resume("broken.tune", callback=interrupt)
-    assert [trial.state for trial in search.trials] == ["running"]
+    with pytest.raises(ValueError, match="a fault of the program"):
+        fflm.resume("broken.tune", callback=fail)
+    (trial,) = search.trials
+    assert trial.state == "running"
+    assert load_arrays(search.folder(trial) / CHECKPOINT)[1]["state"]["step"] == 7
     seen: list[Session] = []
     model = fflm.resume("broken.tune", callback=lambda session, event: seen.append(session))
     assert isinstance(model, fflm.TextClassifier)

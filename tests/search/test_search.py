@@ -26,7 +26,7 @@ import fflm as library
 from fflm.arrays import CHECKPOINT, WEIGHTS, load_arrays
 from fflm.cli import main
 from fflm.cli.tune import _watch
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.models.neural.train import PRESETS, TrainingSession
 from fflm.search.search import TABLE, Search, Waiting, start_search
 from fflm.search.space import DEFAULT_SPACE, Choices, Range, show
@@ -205,6 +205,22 @@ def test_diverged_trial_is_recorded_and_search_continues(text):
     assert {rate: trial.state for rate, trial in trials.items()} == {0.01: "complete", 1e9: "diverged", 0.02: "complete"}
     assert "does not converge" in trials[1e9].reason
     assert not search.folder(trials[1e9]).exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"hiden": 3}, "unknown setting 'hiden': did you mean 'hidden'?"),
+        ({"vectors": "some.vec"}, "the setting 'vectors' has no use here: leave it out"),
+        ({"teacher": "some.model"}, "the setting 'teacher' has no use here: leave it out"),
+        ({"frozen": True}, "only embeddings that are given can be frozen: leave out `frozen`"),
+        ({"bands": (5,), "tied": True}, "an adaptive softmax has weights of its own"),
+    ],
+)
+def test_search_refuses_settings_that_it_has_no_use_for(text, setting, message):
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        start_search([text], Path("text.tune"), SPACE, **{**TINY, **setting})
+    assert not Path("text.tune").exists()
 
 
 def test_refused_trial_is_recorded_and_search_continues(text):

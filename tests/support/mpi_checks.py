@@ -8,6 +8,7 @@ import signal
 import sys
 import types
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,7 +117,22 @@ def training(communicator, settings=TRAINING):
     steps = communicator.gather([stopped])[:, 0]
     assert len(set(steps)) == 1, steps
     fflm.resume("resumed.model")
+    fflm.train("text.txt", "stopped.model", **settings, callback=stop_in_last_process)
     return {"step": stopped, "messages": messages[2] - messages[1]}
+
+
+def stop_in_last_process(session, event):
+    """Stop training in the last process after step 3, which is within an epoch."""
+    if session.communicator.rank == session.communicator.size - 1 and isinstance(event, Step) and event.step == 3:
+        session.stop()
+
+
+def hosts(communicator):
+    """Train, and return how many bytes each process has received over the link between two hosts; see `two_hosts`."""
+    fflm.train("text.txt", "text.model", **{**TRAINING, "epochs": 1})
+    lines = [line.split() for line in Path("/proc/self/net/dev").read_text().splitlines()]
+    received = sum(int(line[1]) for line in lines if line[0] == "fflm0:")
+    return communicator.gather([received])[:, 0].tolist()
 
 
 def vocabulary(communicator):
@@ -213,7 +229,7 @@ def gpus(communicator):
 
 if __name__ == "__main__":
     group = world()
-    checks = operations, training, vocabulary, diverging, gpus
+    checks = operations, training, hosts, vocabulary, diverging, gpus
     found = {check.__name__: check for check in checks}[sys.argv[1]](group)
     if group.first:
         print(json.dumps(found))

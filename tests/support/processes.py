@@ -106,8 +106,8 @@ def exit_status_of_fork(work):
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def mpiexec(size, *command, folder):
-    """Run a command in several processes; return its output and exit status."""
+def mpiexec(size, *command, folder, launcher=(MPIEXEC,)):
+    """Run a command in several processes, which a launcher starts; return its output and exit status."""
     environment = os.environ | {
         "NUMBA_NUM_THREADS": "1",
         # The flags of Open MPI for containers, and for more processes than processors.
@@ -116,7 +116,7 @@ def mpiexec(size, *command, folder):
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     }
     return subprocess.run(
-        [MPIEXEC, "-n", str(size), sys.executable, *map(str, command)],
+        [*launcher, "-n", str(size), sys.executable, *map(str, command)],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -12,9 +12,10 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Encoding, Errors, check, to_paths
+from fflm.arguments import Encoding, Errors, check, to_texts
 from fflm.arrays import EXAMPLES, load_arrays, save_arrays
-from fflm.errors import FflmError, FflmWarning
+from fflm.errors import FflmError, FflmWarning, SettingsError
+from fflm.given import Text
 from fflm.models.classifier.features import Reader, Texts, count_words, each_label
 from fflm.models.classifier.model import read_description
 from fflm.models.classifier.reading import Format, LabelColumn, Labeled, TextColumn, read_labeled, read_tagged
@@ -35,7 +36,7 @@ class LabeledSource:
     Parameters
     ----------
     inputs
-        Files, folders or ``"-"``, as `read_labeled` takes them; one or several paths, of which a tuple is made.
+        Files, folders, ``"-"`` or texts in memory, as `read_labeled` takes them; one or several, of which a tuple is made.
     valid, test
         The parts to hold out, as `parse_held_out` takes them; a number counts texts.
     format, text_column, label_column, encoding, errors
@@ -47,7 +48,7 @@ class LabeledSource:
         If the inputs are not paths, or a value is not what its annotation allows.
     """
 
-    inputs: tuple[Path, ...]
+    inputs: tuple[Path | Text, ...]
     valid: Valid = "10%"
     test: Test = None
     format: Format = "auto"
@@ -57,7 +58,7 @@ class LabeledSource:
     errors: Errors = "strict"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inputs", to_paths("inputs", self.inputs))
+        object.__setattr__(self, "inputs", to_texts("inputs", self.inputs))
         for name in ("valid", "test"):
             parse_held_out(name, getattr(self, name))
         for field in dataclasses.fields(self):
@@ -80,7 +81,7 @@ class LabeledSource:
             As `read_labeled` or `read_tagged`, or if there are too few texts to hold some out.
         """
         if tagged and self.format != "auto":
-            raise FflmError(f"tagged text has a word, a tab and a tag on each line: leave out `format='{self.format}'`")
+            raise SettingsError(f"tagged text has a word, a tab and a tag on each line: leave out `format='{self.format}'`")
         everything = self._read(self.inputs, tagged)
         order = _sentence_order(everything.labels, seed) if tagged else _drawing_order(everything.labels, seed)
         parts = {}
@@ -99,7 +100,7 @@ class LabeledSource:
             parts[name] = everything.take(np.sort(chosen))
         return {"train": everything.take(np.sort(order)), **parts}
 
-    def _read(self, paths: tuple[Path, ...], tagged: bool) -> Labeled:
+    def _read(self, paths: tuple[Path | Text, ...], tagged: bool) -> Labeled:
         if tagged:
             return read_tagged(paths, encoding=self.encoding, errors=self.errors)
         return read_labeled(

@@ -13,7 +13,8 @@ from msgspec import Meta
 
 from fflm.arguments import Encoding, Errors, checked
 from fflm.errors import FflmError
-from fflm.text.reading import LONGEST, files, read_chunks, uncompressed, whole_lines
+from fflm.given import Text
+from fflm.text.reading import LONGEST, each_file, read_chunks, source_name, uncompressed, whole_lines
 from fflm.text.tokenizer import ASCII_BLANKS
 
 Format: TypeAlias = Annotated[
@@ -48,7 +49,7 @@ class Labeled:
 
 @checked
 def read_labeled(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path | Text],
     format: Format = "auto",
     *,
     text_column: TextColumn = "text",
@@ -61,7 +62,7 @@ def read_labeled(
     Parameters
     ----------
     sources
-        Files, compressed or not, folders, or ``"-"``.
+        Files, compressed or not, folders, ``"-"``, or texts in memory.
     format
         ``tab``: a line is a label, a tab, a text. ``csv``: comma-separated values, whose first line names the columns.
         ``fasttext``: a line is ``__label__`` with a label, a space, a text. ``auto``: csv for files that end so, fasttext for
@@ -79,8 +80,8 @@ def read_labeled(
     """
     texts: list[str] = []
     labels: list[str] = []
-    for path in chain.from_iterable([source] if str(source) == "-" else files(Path(source)) for source in sources):
-        name = "standard input" if str(path) == "-" else str(path)
+    for path in chain.from_iterable(map(each_file, sources)):
+        name = source_name(path)
         lines: Iterator[str] = (line + "\n" for line in read_texts([path], encoding, errors))
         first = next(lines, "")
         found = _guess(name, first) if format == "auto" else format
@@ -100,15 +101,15 @@ def read_labeled(
 
 
 @checked
-def read_tagged(sources: Sequence[str | Path], *, encoding: Encoding = "utf-8", errors: Errors = "strict") -> Labeled:
+def read_tagged(sources: Sequence[str | Path | Text], *, encoding: Encoding = "utf-8", errors: Errors = "strict") -> Labeled:
     """Read sentences whose words are tagged.
 
     Parameters
     ----------
     sources
-        Files, compressed or not, folders, or ``"-"``. A line is a word, a tab and its tag, or the ten columns of CoNLL-U, of
-        which FORM and UPOS are read (https://universaldependencies.org/format.html). A blank line ends a sentence. Lines that
-        begin with ``#`` and have no tab are comments.
+        Files, compressed or not, folders, ``"-"``, or texts in memory. A line is a word, a tab and its tag, or the ten columns of
+        CoNLL-U, of which FORM and UPOS are read (https://universaldependencies.org/format.html). A blank line ends a sentence.
+        Lines that begin with ``#`` and have no tab are comments.
     encoding, errors
         As `fflm.text.reading.read_chunks` takes them.
 
@@ -118,8 +119,8 @@ def read_tagged(sources: Sequence[str | Path], *, encoding: Encoding = "utf-8", 
         If a file cannot be read, a line is not as above, or there is none.
     """
     found = Labeled([], [])
-    for path in chain.from_iterable([source] if str(source) == "-" else files(Path(source)) for source in sources):
-        name = "standard input" if str(path) == "-" else str(path)
+    for path in chain.from_iterable(map(each_file, sources)):
+        name = source_name(path)
         words: list[str] = []
         tags: list[str] = []
         for number, line in enumerate(chain(read_texts([path], encoding, errors), [""]), 1):
@@ -153,7 +154,7 @@ def _tagged_word(line: str, place: str) -> list[tuple[str, str]]:
     return [(word, tag)]
 
 
-def read_texts(sources: Sequence[str | Path], encoding: str, errors: Literal["strict", "replace"]) -> Iterator[str]:
+def read_texts(sources: Sequence[str | Path | Text], encoding: str, errors: Literal["strict", "replace"]) -> Iterator[str]:
     """Return texts without labels, one a line."""
     return whole_lines(read_chunks(sources, encoding, errors))
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta
 
 from fflm.arguments import PathLike, Paths, Settings, Size, show
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.network.config import Input
 from fflm.text.holdout import HeldOut
 from fflm.text.tokenizer import Tokenizer
@@ -99,9 +99,9 @@ class TextInput(Settings):
                     remedy += ", or texts with spaces between words, and `tokenizer='space'`"
                 raise FflmError(f"{show(word)} is not a word as the tokenizer splits them: {remedy}")
         if self.windowed and self.bigrams:
-            raise FflmError("bigrams have no place in a window of words: leave them out, or choose another input")
+            raise SettingsError("bigrams have no place in a window of words: leave them out, or choose another input")
         if self.padding != "trained" and not self.windowed:
-            raise FflmError(f"only windows of words have padding, the input is {self.input}: leave out `padding`")
+            raise SettingsError(f"only windows of words have padding, the input is {self.input}: leave out `padding`")
         if self.tagging:
             self._check_tagging()
 

@@ -9,10 +9,22 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Device, Overwrite, PathLike, Paths, check, checked, parameters, refuse_unknown, to_path, to_paths
+from fflm.arguments import (
+    Device,
+    Overwrite,
+    PathLike,
+    Paths,
+    Texts,
+    check,
+    checked,
+    parameters,
+    refuse_unknown,
+    to_path,
+    to_paths,
+)
 from fflm.arrays import CONFIG
 from fflm.backend.devices import Compute
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.models.classifier.data import ClassifierData, LabeledSource
 from fflm.models.classifier.features import read_lexicon
 from fflm.models.classifier.metrics import Report
@@ -45,7 +57,7 @@ def default_batch_size(examples: int) -> int:
 
 @checked
 def start_session(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None = None,
     *,
     overwrite: Overwrite = False,
@@ -77,9 +89,9 @@ def start_session(
     place = model_path(path, request.source.inputs, "classifier")
     start = None if vectors is None else to_path("vectors", vectors)
     if start and request.input.input == "features":
-        raise FflmError("features have no embeddings: leave out `vectors`, or choose another `input`")
+        raise SettingsError("features have no embeddings: leave out `vectors`, or choose another `input`")
     if request.settings.frozen and start is None:
-        raise FflmError("only embeddings that are given can be frozen: give `vectors`")
+        raise SettingsError("only embeddings that are given can be frozen: give `vectors`")
     with new_folder(place, lambda: check_free(place, overwrite)) as new:
         data, config, settings = request.read()
         embeddings = read_embeddings(start, data.reader.vocabulary) if start else None
@@ -112,7 +124,7 @@ class ClassifierRequest:
     compute: Compute
 
     @classmethod
-    def of(cls, inputs: Paths, given: Mapping[str, Any]) -> Self:
+    def of(cls, inputs: Texts, given: Mapping[str, Any]) -> Self:
         """Check inputs and settings, as `start_session` takes them, without ``path``, ``overwrite`` and ``vectors``.
 
         Raises

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.models.neural.model import NeuralModel
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
@@ -46,7 +46,9 @@ class InitialModel:
 
     def __post_init__(self) -> None:
         if self.extended and self.model.config.bands:
-            raise FflmError(f"{self.path} has an adaptive softmax, to which no words can be added: leave out `extend_vocabulary`")
+            raise SettingsError(
+                f"{self.path} has an adaptive softmax, to which no words can be added: leave out `extend_vocabulary`"
+            )
 
     @classmethod
     def load(cls, path: Path, extended: bool) -> Self:
@@ -58,7 +60,7 @@ class InitialModel:
         fixed = sorted(settings_of_model(self.extended).difference(_CHANGEABLE).intersection(names))
         if fixed:
             listed = ", ".join(f"`{name}`" for name in fixed)
-            raise FflmError(
+            raise SettingsError(
                 f"training that starts from {self.path} keeps its network and its way to read text: leave out {listed}"
             )
 

@@ -9,9 +9,9 @@ from fflm.arguments import (
     Device,
     Overwrite,
     PathLike,
-    Paths,
     Processes,
     Progress,
+    Texts,
     checked,
     parameters,
     refuse_unknown,
@@ -19,7 +19,7 @@ from fflm.arguments import (
 )
 from fflm.arrays import CONFIG
 from fflm.backend.devices import Compute
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.models.corpora import describe_corpus, find_corpus, is_described
 from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, new_model, pop_fields, text_source
 from fflm.models.folder import opening_run
@@ -112,7 +112,7 @@ def default_epochs(words: int) -> int:
 
 @checked
 def start_session(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None = None,
     *,
     overwrite: Overwrite = False,
@@ -147,11 +147,11 @@ def start_session(
     base = None
     if initial is not None:
         if vectors is not None:
-            raise FflmError("a model to start from has embeddings: leave out `vectors`, or `initial`")
+            raise SettingsError("a model to start from has embeddings: leave out `vectors`, or `initial`")
         base = InitialModel.load(to_path("initial", initial), extend_vocabulary)
         base.check_fields(fields)
     elif extend_vocabulary:
-        raise FflmError("there is no vocabulary to extend: give the model to start from (`initial`)")
+        raise SettingsError("there is no vocabulary to extend: give the model to start from (`initial`)")
     fields = PRESETS[preset] | (base.fields() if base else {}) | fields
     source = text_source(inputs, fields)
     if base:
@@ -159,7 +159,7 @@ def start_session(
     place = model_path(path, source.inputs)
     start = None if vectors is None else to_path("vectors", vectors)
     compute = Compute.choose(**pop_fields(fields, Compute))
-    shape, settings, automatic = network_settings(fields)
+    shape, settings, automatic = network_settings(fields, embeddings=vectors is not None or base is not None)
     refuse_unknown(fields, OPTIONS)
     with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
         config, settings = resolve_settings(shape, settings, automatic, corpus)
@@ -167,7 +167,7 @@ def start_session(
         taught = None
         if teacher is not None:
             if parallel == "vocabulary":
-                raise FflmError("with a teacher, processes divide the rows of batches: leave out `parallel`")
+                raise SettingsError("with a teacher, processes divide the rows of batches: leave out `parallel`")
             parallel = "data"
             taught = load_teacher(to_path("teacher", teacher), teacher_weight, corpus, place)
         scheme = choose_scheme(parallel, config, settings, world().size, compute.device)
@@ -188,8 +188,10 @@ for _name in AUTOMATIC:
     OPTIONS[_name] = OPTIONS[_name].replace(annotation=OPTIONS[_name].annotation | None, default=None)
 
 
-def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSettings, list[str]]:
+def network_settings(fields: dict[str, Any], embeddings: bool = False) -> tuple[NetworkConfig, TrainingSettings, list[str]]:
     """Take out of ``fields`` those of `NetworkConfig` and `TrainingSettings`; nonsense is refused before the text is read.
+
+    ``embeddings`` says whether the initial embeddings are given, so that they can be frozen.
 
     The vocabulary and the settings that the third value names depend on the text: `resolve_settings` fills them in.
     """
@@ -200,8 +202,10 @@ def network_settings(fields: dict[str, Any]) -> tuple[NetworkConfig, TrainingSet
         vocabulary=1, **pop_fields(fields, NetworkConfig, "vocabulary", "input", "numbers", "outputs", "output")
     )
     settings = TrainingSettings(**pop_fields(fields, TrainingSettings))
+    if settings.frozen and not embeddings:
+        raise SettingsError("only embeddings that are given can be frozen: leave out `frozen`, or give `vectors` or `initial`")
     if config.bands and settings.loss != "exact":
-        raise FflmError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out `bands`, or `loss`")
+        raise SettingsError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out `bands`, or `loss`")
     return config, settings, automatic
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta
 
 from fflm.arguments import Count
-from fflm.errors import FflmError
+from fflm.errors import SettingsError
 from fflm.models.description import LARGEST_ORDER
 
 ORDER = 5
@@ -44,9 +44,11 @@ def largest_pruned(prune: Sequence[int], order: int) -> list[int]:
     """
     given = list(prune) or [0]
     if len(given) > order:
-        raise FflmError(f"`prune` has {len(given)} numbers, but the model has the order {order}: give at most {order}")
+        raise SettingsError(f"`prune` has {len(given)} numbers, but the model has the order {order}: give at most {order}")
     if given[0]:
-        raise FflmError(f"`prune` begins with {given[0]}: give 0 for single words, which are all kept")
+        raise SettingsError(f"`prune` begins with {given[0]}: give 0 for single words, which are all kept")
     if given != sorted(given):
-        raise FflmError(f"`prune` is {', '.join(map(str, given))}: give numbers of which none is smaller than the one before it")
+        raise SettingsError(
+            f"`prune` is {', '.join(map(str, given))}: give numbers of which none is smaller than the one before it"
+        )
     return given + [given[-1]] * (order - len(given))

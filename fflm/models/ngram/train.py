@@ -5,9 +5,9 @@ from typing import Any
 from fflm.arguments import (
     Overwrite,
     PathLike,
-    Paths,
     Processes,
     Progress,
+    Texts,
     checked,
     parameters,
     refuse_unknown,
@@ -38,7 +38,7 @@ def estimate_model(corpus: Corpus, order: Order = ORDER, prune: Prune = (), prun
 
 @checked
 def train(
-    inputs: Paths,
+    inputs: Texts,
     path: PathLike | None = None,
     order: Order = ORDER,
     *,

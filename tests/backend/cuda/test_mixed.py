@@ -235,4 +235,4 @@ def test_mixed_precision_needs_a_gpu(text):
         train.start_session([text], Path("other.model"), precision="tf32")
     assert not Path("other.model").exists()
     result = fflm("train", text, "--precision", "mixed", "-o", "other.model", folder=Path())
-    assert (result.returncode, result.stderr) == (1, "error: mixed precision needs the device cuda: on the CPU, train in fp32\n")
+    assert (result.returncode, result.stderr) == (2, "error: mixed precision needs the device cuda: on the CPU, train in fp32\n")

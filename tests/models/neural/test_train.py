@@ -876,6 +876,64 @@ def test_training_interrupted_in_python_resumes_with_same_result(text):
     assert last.events["Tested"] == whole.events["Tested"] == 1
 
 
+def test_exception_of_callback_saves_and_training_resumes_with_same_result(text):
+    library.train(text, "whole.model", **SETTINGS)
+
+    def fail(session, event):
+        if event.step == 5:
+            raise ValueError("a fault of the program")
+
+    with pytest.raises(ValueError, match="a fault of the program") as kept:  # what holds the traceback does not hold the lock
+        library.train(text, "text.model", callback=fail, **SETTINGS)
+    assert load_arrays(Path("text.model", CHECKPOINT))[1]["state"]["step"] == 5
+    library.resume("text.model")
+    assert training_result(Path("text.model")) == training_result(Path("whole.model"))
+    assert kept.traceback
+    before = snapshot(Path("text.model"))
+    with pytest.raises(ValueError, match="a fault of the program"):
+        library.train(text, "text.model", overwrite=True, callback=fail, **{**TINY, "batch_size": 10})
+    assert snapshot(Path("text.model")) == before
+
+
+class Stop:
+    """A callback that stops training at the first event of a kind, after a number of steps; it keeps the events after that."""
+
+    def __init__(self, kind, step=1):
+        self.kind, self.step, self.events = kind, step, []
+
+    def __call__(self, session, event):
+        """Stop, or keep the event."""
+        if self.events or (isinstance(event, self.kind) and event.step >= self.step):
+            self.events.append(event)
+            session.stop()
+
+
+def test_callback_stops_training_at_evaluation(text):
+    stop = Stop(Evaluation)
+    model = library.train(text, "text.model", callback=stop, **SETTINGS)
+    assert [type(event).__name__ for event in stop.events] == ["Evaluation", "Finished", "Tested"]
+    assert stop.events[1].reason == "stopped by the program"
+    assert model.about["figures"]["epoch"] == 1
+    library.train(text, "whole.model", **SETTINGS)
+    library.resume("text.model", callback=stop)  # nothing is left to do
+    assert read_log(Path("text.model", LOG), EVENTS)[-1]["event"] == "test"
+    assert library.resume("text.model", epochs=4).about["training"]["epochs"] == 4
+    first, second = (
+        next(each for each in read_log(Path(path, LOG), EVENTS) if "epoch" in each) for path in ("text.model", "whole.model")
+    )
+    assert (first["step"], first["valid"]) == (second["step"], second["valid"])
+
+
+def test_callback_stops_training_within_epoch_after_evaluation(text):
+    """It follows the next step, and gives a new model that may replace another one."""
+    library.train(text, "text.model", **{**TINY, "epochs": 1})
+    stop = Stop(Step, 2)
+    model = library.train(text, "text.model", overwrite=True, callback=stop, **{**SETTINGS, "seed": 2})
+    assert [type(event).__name__ for event in stop.events] == ["Step", "Evaluation", "Finished", "Tested"]
+    assert model.about["figures"]["step"] == stop.events[1].step == 3
+    assert {"valid", "test"} <= model.about["figures"].keys()
+
+
 def test_ctrl_c_in_python_before_first_evaluation_keeps_old_model(text):
     library.train(text, "text.model", **TINY)
     before = snapshot(Path())
