@@ -11,7 +11,7 @@ OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
 LossName = Literal["exact", "sampled", "nce"]
 ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
 
-AUTOMATIC = ("averages", "batch_size", "epochs", "loss")
+AUTOMATIC = ("window", "averages", "batch_size", "epochs", "loss")
 """Settings of a language model that are chosen by the size of the text if they are None, or not given."""
 
 Vectors: TypeAlias = Annotated[

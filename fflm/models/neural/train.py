@@ -100,9 +100,14 @@ def default_loss(vocabulary: int) -> LossName:
     return "sampled" if vocabulary > 16 * TrainingSettings.samples else "exact"
 
 
+def default_window(words: int) -> int:
+    """Return the window of a network for a text: where there are averages, they replace the words that are farther back."""
+    return 4 if default_averages(words) else 8
+
+
 def default_averages(words: int) -> tuple[int, ...]:
     """Return the averages that a network for a text sees: a small text is learned by heart through them, a larger one gains."""
-    return (10, 30, 90, 270) if words > 300_000 else ()
+    return (4, 16, 64, 256) if words > 300_000 else ()
 
 
 def default_epochs(words: int) -> int:
@@ -211,6 +216,8 @@ def resolve_settings(
     """Fill in what depends on the text, after `network_settings`."""
     words, vocabulary = corpus.parts["train"].tokens, len(corpus.vocabulary)
     config = dataclasses.replace(config, vocabulary=vocabulary)
+    if "window" in automatic:
+        config = dataclasses.replace(config, window=default_window(words))
     if "averages" in automatic:
         config = dataclasses.replace(config, averages=default_averages(words))
     if "batch_size" in automatic:
