@@ -62,6 +62,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 3,
         "rate": 4e-3,
     },
+    "best": {
+        "hidden": (1024,),
+        "dropout": 0.6,
+        "embedding_dropout": 0.3,
+        "weight_decay": 0.4,
+        "epochs": 10,
+    },
     "bengio2003": {
         "window": 4,
         "averages": (),

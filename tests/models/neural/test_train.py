@@ -243,7 +243,7 @@ def test_presets_set_defaults(preset, text):
 
 
 def test_unknown_preset_is_refused(text):
-    with pytest.raises(FflmError, match="`preset` must be one of bengio2003, default, quick, not 'fast'"):
+    with pytest.raises(FflmError, match="`preset` must be one of bengio2003, best, default, quick, not 'fast'"):
         start_session([text], Path("own.model"), preset="fast")
 
 
