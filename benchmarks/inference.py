@@ -31,7 +31,7 @@ from torch_network import TorchNetwork
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.models.generation import beam_search, read_prefix, sample
 from fflm.models.neural.model import NeuralModel
-from fflm.models.neural.train import default_averages
+from fflm.models.neural.train import default_averages, default_window
 from fflm.models.scoring import score_hypotheses
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -49,9 +49,13 @@ CLAIMED = {"score": 1.5, "sample 64": 1.0}  # the smallest ratio of PyTorch's ti
 TOLERANCE = 1e-4  # the largest difference of losses in nats per word; both programs use single precision
 
 
-def build(vocabulary: int, averages: tuple[int, ...] = default_averages(10**6)) -> NeuralModel:
-    """Return a model with random weights. Its word frequencies follow Zipf's law."""
-    config = NetworkConfig(vocabulary, averages=averages)
+def build(vocabulary: int, tokens: int = 10**6) -> NeuralModel:
+    """Return a model with random weights, whose word frequencies follow Zipf's law.
+
+    ``tokens`` is the size of the text whose default window and averages it has.
+    """
+    averages = default_averages(tokens)
+    config = NetworkConfig(vocabulary, default_window(averages), averages=averages)
     parameters = Parameters.random(config, seed=1)
     parameters.output_bias[:] = -np.log(np.arange(1, vocabulary + 1))
     words = [f"word{id_}" for id_ in range(2, vocabulary)]
@@ -264,7 +268,7 @@ def main() -> None:
     for vocabulary in VOCABULARIES[: 1 if options.quick else None]:
         model = build(vocabulary)
         steps += measure(model, threads, 3 if options.quick else options.rounds)
-        lists += [measure_lists(each) for each in (model, build(vocabulary, averages=()))]
+        lists += [measure_lists(each) for each in (model, build(vocabulary, 10**5))]
     missed: list[str] = []
     undecided: list[str] = []
     for row in steps:

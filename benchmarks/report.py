@@ -128,6 +128,8 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
 - The perplexities of the first two sections were measured before a correction of Adam for the rows that a sampled step
   leaves out. With the correction, the preset `quick` goes from 171.0 to 166.4 on the validation text of WikiText-2.
+- The default network was measured when it had a window of 8 words and averages of 10, 30, 90 and 270 words on large texts, and
+  not yet with those of today ([Train a model](train.md#presets-and-sizes)).
 - The times of training, of inference and of classifiers were measured when kernels were compiled as parallel loops of Numba."""
 
 

@@ -42,7 +42,7 @@ from threadpoolctl import threadpool_limits
 
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.protocol import StepNumbers
-from fflm.models.neural.train import default_averages
+from fflm.models.neural.train import default_averages, default_window
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -109,7 +109,9 @@ def bengio(vocabulary: int, embedding: int, hidden: int, batch: int) -> Size:
 
 def default(vocabulary: int) -> Size:
     """Return the default network for a text of a million words with a vocabulary of some size."""
-    return Size(NetworkConfig(vocabulary, averages=default_averages(10**6)), TrainingSettings(batch_size=512))
+    averages = default_averages(10**6)
+    config = NetworkConfig(vocabulary, default_window(averages), averages=averages)
+    return Size(config, TrainingSettings(batch_size=512))
 
 
 SIZES = (

@@ -16,6 +16,7 @@ from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expe
 from common import median_interval, quartiles, shortfalls, show_verdict
 from exact import exact_gradients, exact_updates
 from gpu import CONTENDERS, LARGE, PARTS, STEPS, Comparison, is_failed, large, operations, run_tasks, tasks_of
+from network import helps
 from ngram import PIECE, pieces
 from numba import njit
 from numba.core import event
@@ -37,6 +38,11 @@ from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.settings import TrainingSettings
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
+
+
+def test_variant_helps_if_better_by_margin_with_every_seed():
+    assert helps([98.0, 99.0], [100.0, 101.0])
+    assert not helps([98.0, 100.5], [100.0, 101.0])
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,12 @@
 """The examples that classify texts and words: what their reviews and sentences are, and the figures that they print."""
 
+import itertools
+import math
 import random
+import string
 from collections import defaultdict
 
+import makemore
 import pytest
 import sentiment
 import tagging
@@ -88,3 +92,43 @@ def test_tagging_prints_figures_of_lectures_page(capsys):
     assert "Will/PROPN will/AUX light/VERB the/DET light/NOUN ./PUNCT" in out
     five = next(line for line in out.splitlines() if line.startswith("a window of 5"))
     assert float(five.split()[-2].rstrip("%")) > 98
+
+
+def some_names(count):
+    """Return different names of three to five syllables, such as "kalimona"."""
+    syllables = [consonant + vowel for consonant in "klmnrst" for vowel in "aeio"]
+    generator = random.Random(1)
+    return sorted({"".join(generator.choices(syllables, k=generator.randint(3, 5))) for _ in range(count)})
+
+
+def test_names_are_split_as_in_course():
+    names = some_names(100)
+    random.seed(42)
+    shuffled = names.copy()
+    random.shuffle(shuffled)
+    assert makemore.split(names) == (shuffled[: int(0.8 * len(names))], shuffled[int(0.8 * len(names)) : int(0.9 * len(names))])
+
+
+def test_networks_for_names_are_not_larger_than_those_of_course(tmp_path):
+    names = [*string.ascii_lowercase, *some_names(50)] * 2  # so that the training part has all letters
+    for window, most, _, settings in makemore.SIZES:
+        model, score = makemore.train(names, tmp_path, window, **settings, epochs=1)
+        assert 0.9 * most < model.parameters.count <= most
+        assert model.config.context == window
+        assert len(model.vocabulary) == 28  # the letters, <unk> and the end of a name
+        assert score.tokens == sum(len(name) + 1 for name in makemore.split(names)[1])
+
+
+@pytest.mark.slow
+def test_names_example_prints_losses_and_new_names(tmp_path, capsys):
+    names = some_names(300)
+    (tmp_path / "names.txt").write_text("\n".join([*names, "", " "]), encoding="utf-8")
+    makemore.main([str(tmp_path / "names.txt")])
+    first, *rows, made_up = filter(None, capsys.readouterr().out.splitlines())
+    assert first == f"{len(names)} names"
+    losses = [float(row.split()[-1]) for row in rows[1:]]
+    assert len(losses) == len(makemore.SIZES)
+    entropy = (4 * math.log(28) + math.log(3)) / 9  # of four syllables and an end, which are nine characters, on the average
+    assert all(0.95 * entropy < loss < 1.25 * entropy for loss in losses)
+    assert len(made_up.split()) == 10
+    assert set(itertools.chain(*made_up.split())) <= set("aeioklmnrst")

@@ -62,6 +62,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 3,
         "rate": 4e-3,
     },
+    "best": {
+        "hidden": (1024,),
+        "dropout": 0.6,
+        "embedding_dropout": 0.3,
+        "weight_decay": 0.4,
+        "epochs": 10,
+    },
     "bengio2003": {
         "window": 4,
         "averages": (),
@@ -100,9 +107,14 @@ def default_loss(vocabulary: int) -> LossName:
     return "sampled" if vocabulary > 16 * TrainingSettings.samples else "exact"
 
 
+def default_window(averages: tuple[int, ...]) -> int:
+    """Return the window of a network that sees these averages, which replace the words that are farther back."""
+    return 4 if averages else 8
+
+
 def default_averages(words: int) -> tuple[int, ...]:
     """Return the averages that a network for a text sees: a small text is learned by heart through them, a larger one gains."""
-    return (10, 30, 90, 270) if words > 300_000 else ()
+    return (4, 16, 64, 256) if words > 300_000 else ()
 
 
 def default_epochs(words: int) -> int:
@@ -217,6 +229,8 @@ def resolve_settings(
     config = dataclasses.replace(config, vocabulary=vocabulary)
     if "averages" in automatic:
         config = dataclasses.replace(config, averages=default_averages(words))
+    if "window" in automatic:
+        config = dataclasses.replace(config, window=default_window(config.averages))
     if "batch_size" in automatic:
         settings = dataclasses.replace(settings, batch_size=default_batch_size(words, vocabulary))
     if "loss" in automatic and not config.bands:

@@ -49,6 +49,7 @@ from fflm.models.neural.train import (
     default_batch_size,
     default_epochs,
     default_loss,
+    default_window,
     start_session,
 )
 from fflm.models.scoring import score_part
@@ -214,12 +215,17 @@ def test_default_loss_depends_on_vocabulary_size(text):
         assert run.trainer.settings.loss == wanted
 
 
-def test_default_averages_depend_on_text_size(text):
+def test_default_context_depends_on_text_size(text):
     assert default_averages(10**5) == ()
     assert default_averages(10**6) > ()
-    for given, wanted in ((None, ()), ((2, 5), (2, 5))):
-        run = start_session([text], Path("text.model"), overwrite=True, averages=given, **TINY)
-        assert run.trainer.network.config.averages == wanted
+    assert default_window(default_averages(10**6)) < default_window(())
+    small = {name: value for name, value in TINY.items() if name != "window"}
+    Path("large.txt").write_text("a b c d\n" * 70_000, encoding="utf-8")
+    cases = [(text, {}, 8, ()), (text, {"window": 5, "averages": (2, 5)}, 5, (2, 5)), ("large.txt", {}, 4, (4, 16, 64, 256))]
+    cases.append(("large.txt", {"averages": ()}, 8, ()))
+    for source, given, window, averages in cases:
+        config = start_session([source], Path("text.model"), overwrite=True, **given, **small).trainer.network.config
+        assert (config.window, config.averages) == (window, averages)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -238,7 +244,7 @@ def test_presets_set_defaults(preset, text):
 
 
 def test_unknown_preset_is_refused(text):
-    with pytest.raises(FflmError, match="`preset` must be one of bengio2003, default, quick, not 'fast'"):
+    with pytest.raises(FflmError, match="`preset` must be one of bengio2003, best, default, quick, not 'fast'"):
         start_session([text], Path("own.model"), preset="fast")
 
 
