@@ -158,6 +158,8 @@ def test_quantized_model_is_stored_mapped_and_pickled_by_its_path(folder):
             use()
     with pytest.raises(FflmError, match="is the model itself"):
         fflm.quantize(folder, folder, overwrite=True)
+    with pytest.raises(FflmError, match="has no tables of fast scoring"):
+        fflm.quantize(folder, folder.with_name("x.ngram"), tables=True)
 
 
 def test_damaged_quantized_model_is_refused_or_found_by_verify(folder):
