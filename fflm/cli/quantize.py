@@ -54,7 +54,9 @@ def _compared(name: str, figures: dict[str, Any]) -> str:
     """Return the perplexity of the copy on a part, and by how much it differs from that of the original."""
     line = f"{name:5} {describe_perplexity(figures)}"
     before, after = figures["original"], figures["perplexity"]
-    if not before or not after:
-        return line
-    change = round(after / before - 1, 4) + 0.0  # -0 becomes 0
-    return f"{line}; {change:+.2%} of that of the original"
+    return f"{line}; {_change(before, after)} of that of the original" if before and after else line
+
+
+def _change(before: float, after: float) -> str:
+    """Return by how much a number has changed, in percent."""
+    return f"{round(after / before - 1, 4) + 0.0:+.2%}"  # -0 + 0 is 0

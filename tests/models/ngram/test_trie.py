@@ -13,6 +13,7 @@ from ngrams import make_ngrams, ngram_case, write_ngrams
 
 import fflm
 from fflm.arrays import WEIGHTS, load_arrays, save_arrays
+from fflm.cli.quantize import _change
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
 from fflm.models.ngram.arpa import import_arpa, read_arpa, write_arpa
@@ -194,6 +195,10 @@ def test_damaged_quantized_model_is_refused_or_found_by_verify(folder):
     assert len(fflm.load(path).scores(LINES)) == len(LINES)
     with pytest.raises(FflmError, match=r"model\.safetensors is damaged"):
         fflm.load(path, verify=True)
+
+
+def test_change_of_perplexity_has_no_negative_zero():
+    assert [_change(100, after) for after in (99.9999, 100, 100.0001, 99.5)] == ["+0.00%"] * 3 + ["-0.50%"]
 
 
 def test_command_states_sizes_and_perplexities(tmp_path):
