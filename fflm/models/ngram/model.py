@@ -115,7 +115,7 @@ class NgramModel(TableScorer, LanguageModel):
     def quantize(self) -> "NgramModel":
         """Return a model with 8 bits for each log-probability and each back-off weight of n-grams of two words or more.
 
-        It has a trie of n-grams, of which each takes as many bits as the number of a word, 8 for each number, and about 2.5 more.
+        It has a trie of n-grams, of which each takes as many bits as the number of a word, 8 for each number, and some 3 more.
         It predicts as this one does, up to the rounding, and cannot be written as an ARPA file.
 
         Raises

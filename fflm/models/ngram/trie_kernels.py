@@ -1,4 +1,4 @@
-"""Numba kernels that look up n-grams in a trie with quantized numbers, which takes a tenth of the memory of the hash table.
+"""Numba kernels that look up n-grams in a trie with quantized numbers, which takes much less memory than the hash table.
 
 Nothing that is read from a trie is used as an index before it is limited, and all loops end, so that damaged files lead nowhere.
 """
@@ -45,7 +45,7 @@ class Trie(NamedTuple):
     of a word is its id times an odd number, modulo 2^b, which can be undone: keys are as irregular as hash values, so that
     interpolation finds one among N in about log log N steps.
 
-    Where ranges begin takes about 2.5 bits per n-gram (as in Pibiri and Venturini 2017, "Efficient data structures for massive
+    Where ranges begin takes some 3 bits per n-gram of fewer than the most words (as in Pibiri and Venturini 2017, "Efficient data structures for massive
     n-gram datasets", which use Elias-Fano codes): each n-gram of fewer than the most words is a bit 1, and each of its children
     a bit 0 after it. So the number of the first child is the number of bits 0 before. For every 64 n-grams, a block, this number
     is stored. A block of `LARGE_BLOCK` bits or more, because an n-gram in it has many children, has at its beginning, from the
