@@ -47,10 +47,10 @@ class Trie(NamedTuple):
 
     Where ranges begin takes some 3 bits per n-gram of fewer than the most words (Pibiri and Venturini 2017, "Efficient data
     structures for massive n-gram datasets", use Elias-Fano codes for it): each of these n-grams is a bit 1, and each of its
-    children a bit 0 after it. So the number of the first child is the number of bits 0 before. For every 64 n-grams, a block, this
-    number is stored. A block of `LARGE_BLOCK` bits or more, because an n-gram in it has many children, has at its beginning, from
-    the next byte on, the numbers of the first children of its n-grams and of the n-gram after them, with 32 bits each, instead of
-    these bits.
+    children a bit 0 after it. So the number of the first child is the number of bits 0 before. For every 64 n-grams, a block,
+    this number is stored. A block of `LARGE_BLOCK` bits or more, because an n-gram in it has many children, has at its
+    beginning, from the next byte on, the numbers of the first children of its n-grams and of the n-gram after them, with 32
+    bits each, instead of these bits.
 
     Attributes
     ----------
