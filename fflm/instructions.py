@@ -117,6 +117,16 @@ def trailing_zeros(context, value):  # type: ignore[no-untyped-def]
     return types.uint64(types.uint64), call
 
 
+@intrinsic
+def count_ones(context, value):  # type: ignore[no-untyped-def]
+    """Return the number of one bits of a uint64."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), call
+
+
 class Lanes(types.Type):  # type: ignore[misc]
     """Numba's type of `LANES` integers of 16 bits, which are added at once, in registers."""
 

@@ -17,9 +17,9 @@ from fflm.models.mixture.cache import NeuralCache
 from fflm.models.mixture.model import Mixture
 from fflm.models.neural.fast import FastScorer
 from fflm.models.neural.model import NeuralModel
+from fflm.models.neural.quantized import QuantizedNetwork
 from fflm.models.ngram.arpa import write_arpa
 from fflm.models.ngram.train import train as train_ngram
-from fflm.models.quantize import quantize
 from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
@@ -139,11 +139,12 @@ def _scorers(folder: Path) -> None:
     write_arpa(sentences, folder / "sentences.arpa")
     settings = {**_SMALL, "mode": "sentence", "self_normalise": 0.1}
     api.train(folder / "text.txt", folder / "sentences.model", overwrite=True, **settings)
-    for name in ("sentences.ngram", "sentences.model"):
-        small = quantize(folder / name, folder / f"small.{name}")
+    network = QuantizedNetwork.of(NeuralModel.load(folder / "sentences.model"), tables=True)
+    for name, small in (("sentences.ngram", sentences.quantize()), ("sentences.model", network)):
+        (folder / f"small.{name}").mkdir()
+        small.save(folder / f"small.{name}")
         small.next_words("the cat", 3)
-        if isinstance(small, NeuralModel):
-            FastScorer(small).losses_of_text(ids)
+    FastScorer(network).losses_of_text(ids)
     for name in ("sentences.arpa", "sentences.model", "small.sentences.ngram", "small.sentences.model"):
         model = kenlm.Model(folder / name)
         list(model.full_scores("the cat"))

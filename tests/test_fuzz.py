@@ -482,7 +482,7 @@ def models(corpus, tmp_path_factory):
     tiny = {"embedding": 4, "hidden": (4,), "epochs": 1, "batch_size": 64, "threads": 1}
     for _ in train.start_session([corpus.path], folder / "net.model", window=2, **tiny).events():
         pass
-    train_ngram_model([corpus.path], folder / "gram.ngram", 2)
+    train_ngram_model([corpus.path], folder / "gram.ngram", 3)
     for name in ("net.model", "gram.ngram"):
         fflm.quantize(folder / name, (folder / "small").with_suffix(Path(name).suffix))
     mix([folder / "net.model", folder / "gram.ngram"], cache=5).save(folder / "mix.mix")

@@ -12,16 +12,17 @@ from fflm.cli.report import describe_perplexity, echo_json
 @click.command()
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="The copy.")
+@click.option("--tables", is_flag=True, help="Also store the tables of fast scoring of a network.")
 @overwrite_option
 @json_option
-def command(model: Path, output: Path, overwrite: bool, as_json: bool) -> None:
+def command(model: Path, output: Path, tables: bool, overwrite: bool, as_json: bool) -> None:
     """Write a copy of MODEL, a network or an n-gram model, with 8 bits for each number of which it has many.
 
     The copy is a folder that `score`, `next`, `generate` and `mix` accept like any other model. It cannot be trained further, nor
     written as an ARPA file. The output shows its perplexity on the held-out text of MODEL, and the size of both on disk.
 
-    A network that was trained with --self-normalise or --loss nce also gets its tables of fast scoring, so that they need not be
-    made whenever it is loaded. They take more room than its weights.
+    If a network was trained with --self-normalise or --loss nce, --tables also stores its tables of fast scoring, so that they
+    need not be made whenever it is loaded. They take more room than its weights, even those of MODEL.
 
     \b
     Example:
@@ -29,16 +30,16 @@ def command(model: Path, output: Path, overwrite: bool, as_json: bool) -> None:
       fflm quantize stories.model -o small.model
     """
     from fflm.models.load import load_language_model
-    from fflm.models.quantize import quantize
+    from fflm.models.quantize import model_size, quantize
 
-    copy = quantize(model, output, overwrite=overwrite)
+    copy = quantize(model, output, tables=tables, overwrite=overwrite)
     figures, before = copy.about["figures"], load_language_model(model).about["figures"]
     rows = {
         name: {**figures[name], "original": before[name]["perplexity"]}
         for name in ("valid", "test")
         if name in figures and name in before
     }
-    sizes = {"bytes": _size(output), "original_bytes": _size(model)}
+    sizes = {"bytes": model_size(output), "original_bytes": model_size(model)}
     if as_json:
         echo_json({"model": str(output), **sizes, **rows})
         return
@@ -53,14 +54,9 @@ def _compared(name: str, figures: dict[str, Any]) -> str:
     """Return the perplexity of the copy on a part, and by how much it differs from that of the original."""
     line = f"{name:5} {describe_perplexity(figures)}"
     before, after = figures["original"], figures["perplexity"]
-    return f"{line}; {after / before - 1:+.2%} of that of the original" if before and after else line
+    return f"{line}; {_change(before, after)} of that of the original" if before and after else line
 
 
-def _size(path: Path) -> int:
-    """Return the size of the files with which a model predicts, bytes."""
-    from fflm.arrays import CONFIG, INDEX, WEIGHTS
-    from fflm.models.folder import VOCABULARY, WORDS
-    from fflm.text.subwords import FILE as SUBWORDS
-
-    files = [path / name for name in (CONFIG, VOCABULARY, WORDS, SUBWORDS, WEIGHTS, INDEX)]
-    return sum(file.stat().st_size for file in files if file.is_file())
+def _change(before: float, after: float) -> str:
+    """Return by how much a number has changed, in percent."""
+    return f"{round(after / before - 1, 4) + 0.0:+.2%}"  # -0 + 0 is 0

@@ -40,11 +40,14 @@ class TrainedNetwork:
         The architecture of the network, and its parameters in main memory.
     device
         The device that computes predictions.
+    source
+        What error messages call the parameters.
     """
 
     config: NetworkConfig
     parameters: Parameters
     device: Device
+    source: str = "the weights"
 
     @cached_property
     def network(self) -> Network:
@@ -60,7 +63,7 @@ class TrainedNetwork:
         FflmError
             If a number is not finite.
         """
-        self.parameters.check_finite()
+        self.parameters.check_finite(self.source)
         return self.parameters
 
     @cached_property

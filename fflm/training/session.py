@@ -596,7 +596,11 @@ class Session(ABC):
             else ({}, {})
         )
         if communicator.any(communicator.first and "test" not in figures):
-            best = Parameters.from_arrays(network.config, arrays) if communicator.first else None
+            best = (
+                Parameters.from_arrays(network.config, arrays, f"the weights in {self.folder / WEIGHTS}")
+                if communicator.first
+                else None
+            )
             given = {f"parameters.{name}": array for name, array in best.items()} if best else {}
             own = {name.removeprefix("parameters."): array for name, array in self.trainer.own_from_first(given).items()}
             weights = Parameters.assemble(network.config, own).mapped(network.backend.upload)

@@ -234,8 +234,11 @@ class TextClassifier(TrainedNetwork):
             about = read_config(path, "classifier", ClassifierFile)
             arrays, figures = load_weights(path, about, ClassifierFigures, verify=verify)
             config, labels, reader, shares = read_description(path, about, verify=verify)
-        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}", verify=verify)
-        return cls(labels, config, parameters, reader, shares, {**about, "figures": figures}, device)
+        source = f"the weights in {path / WEIGHTS}"
+        parameters = Parameters.from_arrays(config, arrays, source, verify=verify)
+        model = cls(labels, config, parameters, reader, shares, {**about, "figures": figures}, device)
+        model.source = source
+        return model
 
 
 def probabilities(

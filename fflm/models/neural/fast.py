@@ -293,7 +293,7 @@ def stored_tables(model: NeuralModel) -> FastTables:
     """
     arrays, config = model.fast_arrays, model.config
     if not has_tables(model):
-        raise FflmError(f"the tables of the network are damaged (such a network has none): {REMEDY}")
+        raise FflmError(f"{model.source} are damaged (such a network has no tables): {REMEDY}")
     (hidden,), sizes = config.hidden, config.blocks[: len(config.averages)]
     width, vocabulary = -(-hidden // LANES) * LANES, config.vocabulary
     shapes = dict.fromkeys(_STORED, (width,)) | {
@@ -302,9 +302,9 @@ def stored_tables(model: NeuralModel) -> FastTables:
     }
     for name, type_ in _STORED.items():
         if name not in arrays or arrays[name].shape != shapes[name] or arrays[name].dtype != type_:
-            raise FflmError(f"the tables of the network are damaged ({name!r} does not fit it): {REMEDY}")
+            raise FflmError(f"{model.source} are damaged (the table {name!r} does not fit the network): {REMEDY}")
         if issubclass(type_, np.floating) and not is_finite(arrays[name]):
-            raise FflmError(f"the tables of the network are damaged ({name!r} has a number that is not finite): {REMEDY}")
+            raise FflmError(f"{model.source} are damaged (the table {name!r} has a number that is not finite): {REMEDY}")
     padding, end = model.context_limits
     code, slope = activation_code(config.activation_of(1))
     return FastTables(

@@ -1,6 +1,6 @@
 """The neural language model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,13 +144,49 @@ class NeuralModel(TrainedNetwork, LanguageModel):
         about = read_config(path, "network")
         if "bits" in about:
             raise FflmError(f"{path} is quantized, so that it can only predict: load it with `fflm.load`, or use the original")
-        arrays, figures = load_weights(path, about, description.NetworkFigures, verify=verify)
-        config = NetworkConfig.from_dict(about["network"])
-        text, vocabulary = read_text(path, about, verify=verify)
-        if len(vocabulary) != config.vocabulary:
-            raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
-        parameters = Parameters.from_arrays(config, arrays, f"the weights in {path / WEIGHTS}", verify=verify)
-        return cls(config, parameters, vocabulary, text, {**about, "figures": figures}, device)
+        config, arrays, vocabulary, text, about = read_network(path, about, verify=verify)
+        source = f"the weights in {path / WEIGHTS}"
+        model = cls(config, Parameters.from_arrays(config, arrays, source, verify=verify), vocabulary, text, about, device)
+        model.source = source
+        return model
+
+
+def read_network(
+    path: Path,
+    about: Mapping[str, Any],
+    types: Sequence[type[np.generic]] = (np.float32, np.float64),
+    *,
+    verify: bool,
+) -> tuple[NetworkConfig, dict[str, npt.NDArray[Any]], Vocabulary, TextSettings, dict[str, Any]]:
+    """Read the files in a network's folder.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    about
+        Its config.json.
+    types
+        The dtypes that its arrays may have.
+    verify
+        As for `fflm.load`.
+
+    Returns
+    -------
+    config, arrays, vocabulary, text, about
+        The network's shape, its arrays, which are not yet compared with this shape, and the attributes of `NeuralModel`.
+
+    Raises
+    ------
+    FflmError
+        If a file is missing or damaged.
+    """
+    arrays, figures = load_weights(path, about, description.NetworkFigures, types, verify=verify)
+    config = NetworkConfig.from_dict(about["network"])
+    text, vocabulary = read_text(path, about, verify=verify)
+    if len(vocabulary) != config.vocabulary:
+        raise FflmError(f"{path} is damaged: its {VOCABULARY} does not fit its {CONFIG}; restore it, or train again")
+    return config, arrays, vocabulary, text, {**about, "figures": figures}
 
 
 def save_config(path: Path, config: NetworkConfig, text: TextSettings, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:

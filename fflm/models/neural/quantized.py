@@ -11,10 +11,10 @@ import numpy.typing as npt
 from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.arrays import WEIGHTS, save_arrays
 from fflm.errors import FflmError
-from fflm.models import description
-from fflm.models.folder import load_weights, read_config, read_text, save_description
+from fflm.models.base import TrainedNetwork
+from fflm.models.folder import read_config, save_description
 from fflm.models.neural.fast import SMALL_LIMIT, is_self_normalized, make_tables, stored_arrays, stored_tables
-from fflm.models.neural.model import NeuralModel
+from fflm.models.neural.model import NeuralModel, read_network
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters, is_finite, parameter_count, shapes
 from fflm.stored import REMEDY
@@ -32,12 +32,11 @@ class QuantizedNetwork(NeuralModel):
 
     Parameters
     ----------
-    config, vocabulary, text, about, device
+    config, vocabulary, text, about, device, source
         As the attributes of `NeuralModel`.
     arrays
         Of each matrix (R, C) of `Parameters`, the integers, int8, and under its name and ``.scale`` the value of the integer 1 in
-        each row (R,), float32; the biases, float32; and under ``fast.`` the arrays of the tables of fast scoring, if the network
-        normalizes itself.
+        each row (R,), float32; the biases, float32; and under ``fast.`` the arrays of the tables of fast scoring, if it has them.
 
     Raises
     ------
@@ -53,7 +52,9 @@ class QuantizedNetwork(NeuralModel):
         text: TextSettings,
         about: dict[str, Any],
         device: Device = "cpu",
+        source: str = TrainedNetwork.source,
     ) -> None:
+        self.source = source
         self.config, self.vocabulary, self.text, self.about, self.device = config, vocabulary, text, about, device
         self.arrays = arrays
         for name, shape in shapes(config).items():
@@ -62,7 +63,7 @@ class QuantizedNetwork(NeuralModel):
                 wanted = {name: (shape, np.int8), name + _SCALE: (shape[:1], np.float32)}
             for own, expected in wanted.items():
                 if own not in arrays or (arrays[own].shape, arrays[own].dtype) != expected:
-                    raise FflmError(f"the weights are not this network's: {own!r} does not fit it; {REMEDY}")
+                    raise FflmError(f"{source} are not this network's: {own!r} does not fit it; {REMEDY}")
         if self.fast_arrays:
             stored_tables(self)
 
@@ -78,20 +79,20 @@ class QuantizedNetwork(NeuralModel):
 
     @property
     def fast_arrays(self) -> Mapping[str, npt.NDArray[Any]]:
-        """The arrays of the tables of fast scoring; none if the network does not normalize itself."""
+        """The arrays of the tables of fast scoring; none if they have to be made."""
         return {name.removeprefix(_FAST): array for name, array in self.arrays.items() if name.startswith(_FAST)}
 
     def _details(self) -> list[str]:
         return [f"window {self.config.window}", f"{parameter_count(self.config):,} parameters", "quantized"]
 
     @classmethod
-    def of(cls, model: NeuralModel) -> Self:
-        """Return a network with the rounded weights of another, and with tables if it normalizes itself.
+    def of(cls, model: NeuralModel, *, tables: bool = False) -> Self:
+        """Return a network with the rounded weights of another, and with the tables of fast scoring, if they are asked for.
 
         Raises
         ------
         FflmError
-            If the other network is quantized already.
+            If the other network is quantized already, or if it has no tables, because it does not normalize itself.
         """
         if isinstance(model, QuantizedNetwork):
             raise FflmError("the network is quantized already: use it as it is, or give the original")
@@ -102,7 +103,9 @@ class QuantizedNetwork(NeuralModel):
                 scales = np.maximum(np.abs(array).max(axis=1), np.finfo(np.float32).tiny).astype(np.float32) / SMALL_LIMIT
                 arrays[name + _SCALE] = scales
                 arrays[name] = np.rint(array / scales[:, None]).astype(np.int8)
-        if is_self_normalized(model):
+        if tables and not is_self_normalized(model):
+            raise FflmError("the network has no tables: only one that was trained with `self_normalise` can score fast")
+        if tables:
             arrays |= {_FAST + name: array for name, array in stored_arrays(make_tables(model, np.int8)).items()}
         return cls(model.config, arrays, model.vocabulary, model.text, {**model.about, "bits": 8}, model.device)
 
@@ -129,13 +132,9 @@ class QuantizedNetwork(NeuralModel):
             If the folder is not a quantized network, or is of a later version, incomplete or damaged.
         """
         path = to_path("path", path)
-        about = read_config(path, "network")
-        arrays, figures = load_weights(path, about, description.NetworkFigures, TYPES, verify=verify)
-        text, vocabulary = read_text(path, about, verify=verify)
-        config = NetworkConfig.from_dict(about["network"])
-        if len(vocabulary) != config.vocabulary:
-            raise FflmError(f"{path} is damaged (its vocabulary and its network do not fit together): {REMEDY}")
+        config, arrays, vocabulary, text, about = read_network(path, read_config(path, "network"), TYPES, verify=verify)
+        model = cls(config, arrays, vocabulary, text, about, device, f"the weights in {path / WEIGHTS}")
         for name, array in arrays.items():
             if verify and array.dtype == np.float32 and not is_finite(array):
-                raise FflmError(f"{path / WEIGHTS} is damaged ({name!r} has a number that is not finite): {REMEDY}")
-        return cls(config, arrays, vocabulary, text, {**about, "figures": figures}, device)
+                raise FflmError(f"{model.source} are damaged: {name!r} has a number that is not finite; {REMEDY}")
+        return model

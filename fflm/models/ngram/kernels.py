@@ -15,9 +15,9 @@ from fflm.backend.cpu.rows import clear
 from fflm.compiling import compiled, inner
 from fflm.instructions import prefetch
 from fflm.models.line_kernels import line_scorer
+from fflm.models.ngram.trie_kernels import FACTOR, NO_TRIE, Trie, look_up_in_trie, walk_trie
 
 ONE = np.uint64(1)
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: 2^64 over the golden ratio
 
 LOOKUP_COST = 500
 """Cost of a search for a word, in numbers processed, the unit of `fflm.backend.cpu.launching.shares_of`."""
@@ -232,14 +232,6 @@ ENTRY = np.dtype([("key", np.uint64), ("log_p", np.float32), ("back_off", np.flo
 
 _SIZE = np.uint64(ENTRY.itemsize)
 
-CODES = 3
-"""The number of integers of 16 bits of a slot of a quantized `Index`."""
-
-_CODES_SIZE = np.uint64(2 * CODES)
-
-BINS = 256
-"""The number of bins of log-probabilities, and of back-off weights, of n-grams of one length."""
-
 NO_CONTEXT = np.float32(-0.0)
 """The back-off weight of n-grams that are not contexts. It has a sign, unlike a weight of 1 (`ngrams_of`)."""
 
@@ -248,19 +240,11 @@ NO_NGRAM = np.float32(np.nan)
 
 
 class Index(NamedTuple):
-    """The n-grams of a model in a hash table, in which a text is looked up backwards.
+    """The n-grams of a model in a hash table, in which a text is looked up backwards; those of a quantized model in a `Trie`.
 
     An n-gram is found by its last word, then by the word before it, and so on: the entry of an n-gram and a word is that of the
     n-gram that also has this word, before its first. So one walk finds all n-grams that end at a place of a text, and the
     back-off weights of the contexts that end there.
-
-    In a quantized index, slots have 6 bytes: two integers of a tag, and one of two codes, the numbers of the bins of the
-    log-probability and of the back-off weight (Federico and Bertoldi 2006, "How many bits are needed to store probabilities for
-    phrase-based translation?"). The tag stands for the whole key, which has ``width`` bits: they are multiplied by an odd number,
-    modulo 2^width, which can be undone; the upper bits of the product give the slot at which the search begins, and the tag has
-    the lower ``shift`` bits, which tell apart the products that begin there, and above them 1 plus the number of slots from there
-    to this one (Darragh, Cleary and Witten 1993, "Bonsai: a compact representation of trees"). So no n-gram is taken for
-    another.
 
     Attributes
     ----------
@@ -273,23 +257,14 @@ class Index(NamedTuple):
         V + 1.
     slots
         The number of slots in which a search may begin.
-    codes
-        (C, `CODES`) uint16, the slots of a quantized index, whose ``entries`` are only those of single words; otherwise C is 0.
-        In free slots, of which the last one is one, the tag is 0. In entries that are no n-grams, or no contexts, the code is 0.
-    bins
-        (2, n + 1, `BINS`) float32: for n-grams of k + 1 words, the log-probabilities and the back-off weights of the codes, nats.
-    word_bits, width, shift
-        The number of bits of a word and of a key, and of the part of a tag that tells products apart.
+    trie
+        The n-grams of a quantized model, which has no entries.
     """
 
     entries: npt.NDArray[np.void]
     words: int
     slots: int
-    codes: npt.NDArray[np.uint16]
-    bins: npt.NDArray[np.float32]
-    word_bits: int
-    width: int
-    shift: int
+    trie: Trie = NO_TRIE
 
 
 @compiled()
@@ -331,7 +306,7 @@ def fill_index(parents, words, back_offs, starts, targets, log_probabilities, in
 def _insert(index, entry, word):
     """Return the entry of an n-gram and a word, which is made if there is none; 0 if there is no room."""
     entries, key = index.entries, _key(entry, word)
-    slot = _slot(_sizes(index), key)
+    slot = _slot(index.words, index.slots, key)
     while entries[slot].key != key:
         if entries[slot].key == 0:
             if slot == len(entries) - 1:
@@ -349,36 +324,20 @@ def _key(entry, word):
 
 
 @inner()
-def _slot(sizes, key):
+def _slot(words, slots, key):
     """Return the entry at which the search for a key begins."""
     hashed = (key * FACTOR) >> np.uint64(32)
-    return np.uint64(sizes.words) + ((hashed * np.uint64(sizes.slots)) >> np.uint64(32))
+    return np.uint64(words) + ((hashed * np.uint64(slots)) >> np.uint64(32))
 
 
-class _Sizes(NamedTuple):
-    """The numbers of an `Index`, which functions that look up take beside its arrays.
+@inner()
+def _find(entries, words, slots, entry, word):
+    """Return the entry of an n-gram, given by its entry, and a word; 0, which is that of a single word, if there is none.
 
-    To take an array from a tuple counts a reference, which takes long.
+    It takes parts of an `Index`, because to take an array from a tuple counts a reference, which takes long.
     """
-
-    words: int
-    slots: int
-    word_bits: int
-    width: int
-    shift: int
-
-
-@inner()
-def _sizes(index):
-    """Return the numbers of an index."""
-    return _Sizes(index.words, index.slots, index.word_bits, index.width, index.shift)
-
-
-@inner()
-def _find(entries, codes, sizes, entry, word):
-    """Return the entry of an n-gram, given by its entry, and a word; 0, which is that of a single word, if there is none."""
     key = _key(entry, word)
-    slot = _slot(sizes, key)
+    slot = _slot(words, slots, key)
     while entries[slot].key != key:
         if entries[slot].key == 0:
             return np.uint64(0)
@@ -387,89 +346,9 @@ def _find(entries, codes, sizes, entry, word):
 
 
 @inner()
-def _find_code(entries, codes, sizes, entry, word):
-    """Return what `_find` does, from a quantized index."""
-    slot, tag = _code_slot(sizes, entry, word)
-    step = ONE << np.uint64(sizes.shift)
-    found = _tag(codes, slot)
-    while found != tag:
-        if found == 0:
-            return np.uint64(0)
-        slot += ONE
-        tag += step
-        found = _tag(codes, slot)
-    return np.uint64(sizes.words) + slot
-
-
-@inner()
-def _code_slot(sizes, entry, word):
-    """Return the slot at which the search for a key begins in a quantized index, and the tag that the key would have there."""
-    width, shift = np.uint64(sizes.width), np.uint64(sizes.shift)
-    key = (np.uint64(entry) << np.uint64(sizes.word_bits)) | np.uint64(word)
-    product = (key * ((FACTOR >> (np.uint64(64) - width)) | ONE)) & ((ONE << width) - ONE)
-    slot = ((product >> (width - np.uint64(32))) * np.uint64(sizes.slots)) >> np.uint64(32)
-    return slot, (product & ((ONE << shift) - ONE)) | (ONE << shift)
-
-
-@inner()
-def _tag(codes, slot):
-    """Return the tag in a slot of a quantized index."""
-    return np.uint64(codes[slot, 0]) | (np.uint64(codes[slot, 1]) << np.uint64(16))
-
-
-@inner()
-def _prefetch(entries, codes, sizes, entry, word):
+def _prefetch(entries, words, slots, entry, word):
     """Prefetch where the search for the entry of an n-gram, given by its entry, and a word begins."""
-    prefetch(entries, _SIZE * _slot(sizes, _key(entry, word)))
-
-
-@inner()
-def _prefetch_code(entries, codes, sizes, entry, word):
-    """Do what `_prefetch` does, in a quantized index."""
-    prefetch(codes, _CODES_SIZE * _code_slot(sizes, entry, word)[0])
-
-
-@inner()
-def _values(entries, codes, bins, words, entry, k):
-    """Return the log-probability and the back-off weight in the entry of an n-gram of k + 1 words."""
-    return entries[entry].log_p, entries[entry].back_off
-
-
-@inner()
-def _values_of_code(entries, codes, bins, words, entry, k):
-    """Return what `_values` does, from a quantized index."""
-    if k == 0:
-        return entries[entry].log_p, entries[entry].back_off
-    code = np.uint64(codes[entry - np.uint64(words), 2])
-    return bins[0, k, code & np.uint64(255)], bins[1, k, code >> np.uint64(8)]
-
-
-@compiled()
-def fill_codes(index, codes, quantized):
-    """Enter the n-grams of an `Index` into a quantized one with free slots; return whether there was room for all.
-
-    codes (S,) uint16 are those of each entry, both in one number.
-    """
-    numbers = np.zeros(len(index.entries), np.uint32)  # of entries that were entered, in the quantized index
-    for word in range(index.words):
-        numbers[word] = word
-    lengths, last = lengths_of(index), np.uint64(len(quantized.codes) - 1)
-    for length in range(2, len(quantized.bins[0]) + 1):
-        for old in range(index.words, len(lengths)):
-            if lengths[old] != length:
-                continue
-            key = index.entries[old].key
-            above, word = key >> np.uint64(32), (key & np.uint64(2**32 - 1)) - ONE
-            slot, tag = _code_slot(_sizes(quantized), numbers[above], word)
-            while _tag(quantized.codes, slot):
-                slot += ONE
-                tag += ONE << np.uint64(quantized.shift)
-            if slot == last or tag > np.uint64(2**32 - 1):
-                return False
-            quantized.codes[slot, 0], quantized.codes[slot, 1] = tag & np.uint64(2**16 - 1), tag >> np.uint64(16)
-            quantized.codes[slot, 2] = codes[old]
-            numbers[old] = np.uint64(quantized.words) + slot
-    return True
+    prefetch(entries, _SIZE * _slot(words, slots, _key(entry, word)))
 
 
 @compiled()
@@ -489,34 +368,6 @@ def lengths_of(index):
     return lengths
 
 
-def _walker(find, values):
-    """Return what `ngrams_of` is for an exact or a quantized index, given how to find entries and their values."""
-
-    @inner()
-    def walk(index, word, context, back_offs):
-        entries, codes, bins, sizes = index.entries, index.codes, index.bins, _sizes(index)
-        entry = min(np.uint64(word), np.uint64(sizes.words - 1))  # a state may be of another model, and have its words
-        log_p, length, longest = NO_NGRAM, 0, 0
-        for k in range(len(context) + 1):
-            if k > 0:
-                entry = find(entries, codes, sizes, entry, context[k - 1])
-                if not entry:
-                    for rest in range(k, len(context) + 1):
-                        back_offs[rest] = 0
-                    break
-            own, back_offs[k] = values(entries, codes, bins, sizes.words, entry, k)
-            if not np.isnan(own):
-                log_p, length = own, k + 1
-            if back_offs[k] != 0 or not np.signbit(back_offs[k]):
-                longest = k + 1
-        return log_p, length, longest
-
-    return walk
-
-
-_walk, _walk_codes = _walker(_find, _values), _walker(_find_code, _values_of_code)
-
-
 @inner()
 def ngrams_of(index, word, context, back_offs):
     """Look up a word and the words before it, a context (n,), the newest first.
@@ -524,9 +375,24 @@ def ngrams_of(index, word, context, back_offs):
     Sets the weights of the contexts of 1 to n + 1 words that end with the word, (n + 1,), 0 where there is none. Returns the
     log-probability of the longest n-gram, its length (0 if the word is ``<s>``), and the length of the longest context.
     """
-    if len(index.codes):
-        return _walk_codes(index, word, context, back_offs)
-    return _walk(index, word, context, back_offs)
+    if not len(index.entries):
+        return walk_trie(index.trie, word, context, back_offs)
+    entries, words, slots = index.entries, index.words, index.slots
+    entry = min(np.uint64(word), np.uint64(words - 1))  # a state may be of another model, and have its words
+    log_p, length, longest = NO_NGRAM, 0, 0
+    for k in range(len(context) + 1):
+        if k > 0:
+            entry = _find(entries, words, slots, entry, context[k - 1])
+            if not entry:
+                for rest in range(k, len(context) + 1):
+                    back_offs[rest] = 0
+                break
+        own, back_offs[k] = entries[entry].log_p, entries[entry].back_off
+        if not np.isnan(own):
+            log_p, length = own, k + 1
+        if back_offs[k] != 0 or not np.signbit(back_offs[k]):
+            longest = k + 1
+    return log_p, length, longest
 
 
 @inner()
@@ -541,8 +407,8 @@ def log_p_of(log_p, length, back_offs, count):
 
 
 @kernel()
-def ngram_losses(index, contexts, wanted, losses, threads, t):
-    """Compute -log p(wanted | context) from an `Index`: contexts (B, n), wanted (B,) -> losses (B,), nats."""
+def ngram_log_probabilities(index, contexts, wanted, results, threads, t):
+    """Compute log p(word | context) from an `Index`: contexts (B, n), wanted (B, W) words -> results (B, W), nats."""
     first, last = share(len(wanted), threads, t)
     count = contexts.shape[1]
     before, back_offs = np.zeros(count, np.float32), np.empty(count + 1, np.float32)
@@ -550,8 +416,9 @@ def ngram_losses(index, contexts, wanted, losses, threads, t):
         context = contexts[i, ::-1]
         if count > 0:
             ngrams_of(index, context[0], context[1:], before)
-        log_p, length, _ = ngrams_of(index, wanted[i], context, back_offs)
-        losses[i] = -log_p_of(log_p, length, before, count)
+        for k in range(wanted.shape[1]):
+            log_p, length, _ = ngrams_of(index, wanted[i, k], context, back_offs)
+            results[i, k] = log_p_of(log_p, length, before, count)
 
 
 class LineTables(NamedTuple):
@@ -608,7 +475,8 @@ def _score_pieces(ids, borders, joined, tables, losses):
     for piece in range(pieces):
         room = max(room, 1 + (borders[piece + 1] - borders[piece] + 1) * (window + 1))
     words, places, active = np.empty(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.uint32)
-    entries, log_p, back_offs = np.empty(room, np.uint32), np.zeros(room, np.float32), np.zeros((2, room), np.float32)
+    found, ends = np.empty(room, np.uint32), np.empty(room, np.uint32)
+    log_p, back_offs = np.zeros(room, np.float32), np.zeros((2, room), np.float32)
     piece = 0
     while piece < pieces:
         words[0] = tables.padding  # before the padding of the first piece, because its look-ups go one word too far
@@ -618,7 +486,7 @@ def _score_pieces(ids, borders, joined, tables, losses):
             begin = 0 if joined else low
             used, count, many = _lay_out(ids, begin, low, high, tables, words, used, places, count, active, many)
             piece += 1
-        _look_up(tables.ngrams, window, words[:used], active[:many], entries, log_p, back_offs)
+        _look_up(tables.ngrams, window, words[:used], active[:many], found, ends, log_p, back_offs)
         for i in range(count):
             losses[first + i] = -log_p[places[i]]
 
@@ -650,56 +518,43 @@ def _lay_out(ids, begin, low, high, tables, words, used, places, count, active, 
     return used, count, many
 
 
-def _searcher(find, prefetch_entry, values):
-    """Return what `_look_up` is for an exact or a quantized index, given how to find and prefetch entries, and their values."""
-
-    @inner()
-    def look_up(index, window, words, active, found, log_p, back_offs):
-        entries, codes, bins, sizes, many = index.entries, index.codes, index.bins, _sizes(index), len(active)
-        for a in range(many):
-            i = active[a]
-            entry = entries[words[i]]
-            found[i], log_p[i], back_offs[1, i] = words[i], entry.log_p, entry.back_off
-            if window:
-                prefetch_entry(entries, codes, sizes, words[i], words[i - ONE])
-        for k in range(1, window + 1):
-            before, after = back_offs[k % 2], back_offs[(k + 1) % 2]
-            for i in range(1, len(words)):
-                log_p[i] += before[i - 1]
-            clear(after[: len(words)])
-            alive, distance = 0, np.uint64(k)
-            for a in range(many):
-                i = active[a]
-                number = find(entries, codes, sizes, found[i], words[i - distance])
-                if not number:
-                    continue
-                own, after[i] = values(entries, codes, bins, sizes.words, number, k)
-                found[i] = number
-                if not np.isnan(own):
-                    log_p[i] = own
-                if k < window:
-                    prefetch_entry(entries, codes, sizes, number, words[i - distance - ONE])
-                active[alive] = i
-                alive += 1
-            many = alive
-
-    return look_up
-
-
-_search, _search_codes = _searcher(_find, _prefetch, _values), _searcher(_find_code, _prefetch_code, _values_of_code)
-
-
 @inner()
-def _look_up(index, window, words, active, found, log_p, back_offs):
+def _look_up(index, window, words, active, found, ends, log_p, back_offs):
     """Set log_p at the active places (A,) of words (N,), looking up the n-grams of all places together, shorter ones first.
 
-    found (N,), int64, and back_offs (2, N), whose numbers are finite, are scratch: the longest n-gram that was found at each
-    place, and the weights of the contexts of k words that end there, in row k % 2.
+    found and ends (N,), uint32, and back_offs (2, N), whose numbers are finite, are scratch: the longest n-gram that was found at
+    each place, and the weights of the contexts of k words that end there, in row k % 2.
     """
-    if len(index.codes):
-        _search_codes(index, window, words, active, found, log_p, back_offs)
-    else:
-        _search(index, window, words, active, found, log_p, back_offs)
+    entries, size, slots, many = index.entries, index.words, index.slots, len(active)
+    if not len(entries):
+        look_up_in_trie(index.trie, window, words, active, found, ends, log_p, back_offs)
+        return
+    for a in range(many):
+        i = active[a]
+        entry = entries[words[i]]
+        found[i], log_p[i], back_offs[1, i] = words[i], entry.log_p, entry.back_off
+        if window:
+            _prefetch(entries, size, slots, words[i], words[i - ONE])
+    for k in range(1, window + 1):
+        before, after = back_offs[k % 2], back_offs[(k + 1) % 2]
+        for i in range(1, len(words)):
+            log_p[i] += before[i - 1]
+        clear(after[: len(words)])
+        alive, distance = 0, np.uint64(k)
+        for a in range(many):
+            i = active[a]
+            number = _find(entries, size, slots, found[i], words[i - distance])
+            if not number:
+                continue
+            own, after[i] = entries[number].log_p, entries[number].back_off
+            found[i] = number
+            if not np.isnan(own):
+                log_p[i] = own
+            if k < window:
+                _prefetch(entries, size, slots, number, words[i - distance - ONE])
+            active[alive] = i
+            alive += 1
+        many = alive
 
 
 ngram_score_lines = line_scorer("ngram_lines", ngram_losses_of_lines)
@@ -747,18 +602,3 @@ def ngram_distributions(tables, contexts, results, threads, t):
             results[i] += back_offs[node]
             for gram in range(starts[node], starts[node + 1]):
                 results[i, targets[gram]] = log_probabilities[gram]
-
-
-@kernel()
-def ngram_distributions_of_index(index, contexts, results, threads, t):
-    """Compute what `ngram_distributions` does, from an `Index`."""
-    first, last = share(len(contexts), threads, t)
-    count = contexts.shape[1]
-    before, back_offs = np.zeros(count, np.float32), np.empty(count + 1, np.float32)
-    for i in range(first, last):
-        context = contexts[i, ::-1]
-        if count > 0:
-            ngrams_of(index, context[0], context[1:], before)
-        for word in range(results.shape[1]):
-            log_p, length, _ = ngrams_of(index, word, context, back_offs)
-            results[i, word] = log_p_of(log_p, length, before, count)

@@ -20,16 +20,10 @@ from fflm.models.description import NgramFigures
 from fflm.models.folder import read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.ngram import kernels
-from fflm.models.ngram.index import (
-    QUANTIZED_TYPES,
-    make_index,
-    map_index,
-    mapped_index,
-    quantize_index,
-    quantized_arrays,
-    save_index,
-)
+from fflm.models.ngram.index import make_index, map_index, save_index
 from fflm.models.ngram.tables import TABLE_TYPES, Tables, is_consistent
+from fflm.models.ngram.trie import TRIE_TYPES, make_trie, mapped_trie, trie_arrays
+from fflm.models.ngram.trie_kernels import Trie
 from fflm.stored import REMEDY
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
@@ -42,7 +36,7 @@ class NgramModel(TableScorer, LanguageModel):
     ----------
     tables
         The n-grams; or, of a model with a stored index, the arrays in its file, which are verified when they are needed, because
-        scoring only needs the index; or the quantized index of a model that has nothing else.
+        scoring only needs the index; or the trie of a quantized model, which has nothing else.
     vocabulary, text, about
         As the attributes.
 
@@ -62,13 +56,13 @@ class NgramModel(TableScorer, LanguageModel):
     start_log10 = -99.0  # stands for the probability 0, as in SRILM
 
     def __init__(
-        self, tables: Tables | MappedArrays | kernels.Index, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]
+        self, tables: Tables | MappedArrays | Trie, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]
     ) -> None:
         self._stored = tables if isinstance(tables, MappedArrays) else None
         if isinstance(tables, Tables):
             self.tables = tables
-        if isinstance(tables, kernels.Index):
-            self._index = tables
+        if isinstance(tables, Trie):
+            self._index = kernels.Index(np.empty(0, kernels.ENTRY), len(vocabulary) + 1, 0, tables)
         self.vocabulary = vocabulary
         self.text = text
         self.about = dict(about)
@@ -91,7 +85,7 @@ class NgramModel(TableScorer, LanguageModel):
 
     @cached_property
     def _index(self) -> kernels.Index:
-        """The n-grams in a hash table."""
+        """The n-grams as they are looked up."""
         return make_index(self.tables, len(self.vocabulary) + 1)
 
     @cached_property
@@ -121,24 +115,24 @@ class NgramModel(TableScorer, LanguageModel):
     def quantize(self) -> "NgramModel":
         """Return a model with 8 bits for each log-probability and each back-off weight of n-grams of two words or more.
 
-        It takes 6 bytes per slot of the table of n-grams, and predicts as this one does, up to the rounding. It cannot be written
-        as an ARPA file.
+        It has a trie of n-grams, of which each takes as many bits as the number of a word, 8 for each number, and some 3 more.
+        It predicts as this one does, up to the rounding, and cannot be written as an ARPA file.
 
         Raises
         ------
         FflmError
             If the model is quantized already.
         """
-        index = quantize_index(self.tables, len(self.vocabulary) + 1, self.order)
+        trie = make_trie(self.tables, len(self.vocabulary) + 1, self.order)
         about = {name: value for name, value in self.about.items() if name != "figures"}
-        model = NgramModel(index, self.vocabulary, self.text, {**about, "ngram": {**about["ngram"], "bits": 8}})
+        model = NgramModel(trie, self.vocabulary, self.text, {**about, "ngram": {**about["ngram"], "bits": 8}})
         model.start_log10 = self.start_log10
         return model
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays in the file of the model's n-grams."""
-        return quantized_arrays(self._index) if self.quantized else self.tables.arrays()
+        return trie_arrays(self._index.trie) if self.quantized else self.tables.arrays()
 
     @property
     def order(self) -> int:
@@ -159,20 +153,23 @@ class NgramModel(TableScorer, LanguageModel):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
         contexts = self._check_contexts(contexts)
-        results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
         if self.quantized:
-            kernels.ngram_distributions_of_index(self._index, contexts, results, shares_of(results.size * kernels.LOOKUP_COST))
-        else:
-            kernels.ngram_distributions(self.tables, contexts, results, shares_of(results.size))
+            return self._look_up(contexts, np.tile(np.arange(len(self.vocabulary), dtype=np.int32), (len(contexts), 1)))
+        results = np.empty((len(contexts), len(self.vocabulary)), np.float32)
+        kernels.ngram_distributions(self.tables, contexts, results, shares_of(results.size))
         return results
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
         contexts, targets = self._check_examples(contexts, targets)
-        losses = np.empty(len(targets), np.float32)
-        shares = shares_of(contexts.size * kernels.LOOKUP_COST)
-        kernels.ngram_losses(self._index, contexts, targets, losses, shares)
-        return losses
+        return -self._look_up(contexts, targets[:, None])[:, 0]
+
+    def _look_up(self, contexts: npt.NDArray[np.int32], words: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Return log p(word | context): contexts (B, n), words (B, W) -> (B, W), nats."""
+        results = np.empty(words.shape, np.float32)
+        shares = shares_of(words.size * max(self.window, 1) * kernels.LOOKUP_COST)
+        kernels.ngram_log_probabilities(self._index, contexts, words, results, shares)
+        return results
 
     def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.float32]:
         """Return -log p of the words of a text: ids (N,) -> (N - start,), nats. Words before ``start`` are only context."""
@@ -233,11 +230,11 @@ class NgramModel(TableScorer, LanguageModel):
         about = read_config(path, "ngram")
         text, vocabulary = read_text(path, about, verify=verify)
         ngram = about["ngram"]
-        types = QUANTIZED_TYPES if "bits" in ngram else TABLE_TYPES
+        types = TRIE_TYPES if "bits" in ngram else TABLE_TYPES
         mapped, figures = map_arrays(path / WEIGHTS, types, NgramFigures, meaning(about), verify=verify)
         about = {**about, "figures": figures}
         if "bits" in ngram:
-            model = cls(mapped_index(mapped, len(vocabulary) + 1, ngram["order"]), vocabulary, text, about)
+            model = cls(mapped_trie(mapped, len(vocabulary) + 1, ngram["order"]), vocabulary, text, about)
             model._stored = mapped
             return model
         index = map_index(path, mapped.checksum, len(vocabulary) + 1, verify=verify)

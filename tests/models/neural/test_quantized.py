@@ -15,6 +15,7 @@ from fflm.models.neural.fast import FastScorer, _in_integers
 from fflm.models.neural.model import NeuralModel, save_config
 from fflm.models.neural.quantized import TYPES, QuantizedNetwork
 from fflm.models.ngram.model import NgramModel
+from fflm.models.quantize import model_size
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
 from fflm.training.checkpoints import save_weights
@@ -47,7 +48,8 @@ def test_weights_are_rounded_to_127th_parts_of_the_largest_of_a_row():
         np.testing.assert_array_equal(np.abs(restored - array) <= 0.501 * units, True, err_msg=name)
         assert small.arrays[name].dtype == np.int8
         np.testing.assert_array_equal(np.abs(small.arrays[name]).max(axis=1), np.where(units[:, 0] > 0, 127, 0))
-    assert not small.fast_arrays  # because of its two layers
+    with pytest.raises(FflmError, match="the network has no tables"):  # because of its two layers
+        QuantizedNetwork.of(model, tables=True)
 
 
 def test_quantized_network_predicts_as_a_network_with_the_restored_weights():
@@ -64,8 +66,9 @@ SHAPES = {
 }
 
 
-def check_fast_scores(small):
+def check_fast_scores(model):
     """Check the fast scores of a text against sums over the stored tables in double precision; return these, and contexts."""
+    small = QuantizedNetwork.of(model, tables=True)
     config, arrays = small.config, {name: array.astype(np.float64) for name, array in small.fast_arrays.items()}
     ids = np.random.default_rng(0).integers(0, config.vocabulary, 700, np.int32)  # line ends, whose id is 1, are among them
     contexts = small.windows(ids).batch(np.arange(len(ids)))[0]
@@ -87,7 +90,7 @@ def check_fast_scores(small):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_fast_scores_equal_reference(shape):
     small = QuantizedNetwork.of(network_of(shape))
-    ids, contexts, found = check_fast_scores(small)
+    ids, contexts, found = check_fast_scores(network_of(shape))
     case = {**reference.PLAIN, **small.config.to_dict()}
     weights = {name: array.astype(np.float64) for name, array in small.parameters.items()}
     outputs = reference.forward(weights, contexts, case, 0, 0, training=False)[2]
@@ -99,29 +102,25 @@ def test_sums_over_long_windows_do_not_overflow():
     model = network_of({"window": 300})
     model.parameters.embeddings[...] = 1
     model.parameters.hidden_weights[0][...] = 0.5
-    check_fast_scores(QuantizedNetwork.of(model))
+    check_fast_scores(model)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Return the folder of a network that normalizes itself."""
-    path, model = tmp_path_factory.mktemp("made") / "m.model", network_of({})
-    path.mkdir()
-    save_config(path, model.config, model.text, model.vocabulary, model.about)
-    save_weights(path, model.parameters, {})
-    return path
+    return _stored(network_of({}), tmp_path_factory.mktemp("made") / "m.model")
 
 
 @pytest.fixture
 def folder(made, tmp_path):
     """Return the folder of a quantized network."""
     shutil.copytree(made, tmp_path / "m.model")
-    fflm.quantize(tmp_path / "m.model", tmp_path / "small.model")
+    fflm.quantize(tmp_path / "m.model", tmp_path / "small.model", tables=True)
     return tmp_path / "small.model"
 
 
 def test_quantized_network_is_stored(folder, made):
-    small, expected = fflm.load(folder), QuantizedNetwork.of(fflm.load(made))
+    small, expected = fflm.load(folder), QuantizedNetwork.of(fflm.load(made), tables=True)
     assert "parameters" not in vars(small)
     lines = ["the cat sat", "", "the dog"]
     scorer = FastScorer(small)
@@ -142,15 +141,15 @@ def test_damaged_quantized_network_is_refused(folder):
     for name, array in arrays.items():
         for damaged in (array[:-1], array[None], array.astype(np.int16 if array.dtype != np.int16 else np.int8)):
             save_arrays(folder / WEIGHTS, {**arrays, name: damaged}, figures)
-            with pytest.raises(FflmError, match=r"not this network|are damaged"):
+            with pytest.raises(FflmError, match=r"^the weights in .*model\.safetensors are (not this network|damaged)"):
                 fflm.load(folder)
         if array.dtype == np.float32:
             changed = array.copy()
             changed.flat[-1] = np.nan
             save_arrays(folder / WEIGHTS, {**arrays, name: changed}, figures)
-            with pytest.raises(FflmError, match="not finite"):
+            with pytest.raises(FflmError, match=r"^the weights in .*model\.safetensors are damaged.* not finite"):
                 fflm.load(folder).score("the cat")
-            with pytest.raises(FflmError, match="not finite"):
+            with pytest.raises(FflmError, match=r"^the weights in .*model\.safetensors are damaged.* not finite"):
                 fflm.load(folder, verify=True)
     save_arrays(folder / WEIGHTS, {**arrays, "fast.other": arrays["fast.units"]}, figures)
     assert len(FastScorer(fflm.load(folder)).scores(["the cat"])) == 1  # unknown arrays are ignored
@@ -158,11 +157,27 @@ def test_damaged_quantized_network_is_refused(folder):
     assert len(FastScorer(fflm.load(folder)).scores(["the cat"])) == 1  # any numbers are safe
 
 
+def test_copy_is_smaller_than_its_original_or_not_made(tmp_path):
+    with pytest.raises(FflmError, match=r"so small that the copy would not be smaller \([\d,]+ bytes instead of [\d,]+\)"):
+        fflm.quantize(_stored(network_of({"embedding": 1}), tmp_path / "tiny.model"), tmp_path / "small.model")
+    assert not (tmp_path / "small.model").exists()
+    fflm.quantize(_stored(network_of({"embedding": 64}), tmp_path / "m.model"), tmp_path / "small.model")
+    assert model_size(tmp_path / "small.model") < model_size(tmp_path / "m.model")
+    assert not fflm.load(tmp_path / "small.model").fast_arrays
+
+
 def test_other_models_are_not_quantized(made, tmp_path):
     fflm.mix([made], cache=5, tune=[_write(tmp_path / "t.txt", "the cat sat\n")]).save(tmp_path / "m.mix")
     with pytest.raises(FflmError, match="quantize the models that it mixes"):
         fflm.quantize(tmp_path / "m.mix", tmp_path / "x")
     assert not isinstance(fflm.load(made), NgramModel)
+
+
+def _stored(model, path):
+    path.mkdir()
+    save_config(path, model.config, model.text, model.vocabulary, model.about)
+    save_weights(path, model.parameters, {})
+    return path
 
 
 def _write(path, text):

@@ -1,10 +1,8 @@
 """The index of n-grams finds what a search in a dictionary finds, whatever collides, and does not crash on damaged entries."""
 
-import json
 import math
 import mmap
 import pickle
-import re
 import subprocess
 import sys
 import threading
@@ -12,73 +10,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import PERPLEXITY, STORIES
-from command import fflm as command
+from ngrams import make_ngrams, ngram_case, write_ngrams
 
 import fflm
-from fflm.arrays import INDEX, WEIGHTS, load_arrays, save_arrays
+from fflm.arrays import INDEX, WEIGHTS
 from fflm.compiling import pack
 from fflm.errors import FflmError
 from fflm.models.base import Predictor
 from fflm.models.ngram import kernels
 from fflm.models.ngram import model as models
-from fflm.models.ngram.arpa import import_arpa, read_arpa, write_arpa
-from fflm.models.ngram.index import _quantize, _quantized, make_index, quantize_index, quantized_arrays
+from fflm.models.ngram.arpa import import_arpa, read_arpa
+from fflm.models.ngram.index import make_index
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
-
-WORDS = ["<unk>", "</s>", *(f"w{number}" for number in range(30))]
-
-
-def make_ngrams(order):
-    """Return random log-probabilities and back-off weights, to base 10, of n-grams, many of whose ends are not n-grams."""
-    generator = np.random.default_rng(1)
-    ngrams = {(word,): (-2.0, -0.25 if order > 1 else 0.0) for word in [*WORDS, "<s>"]}
-    for length in range(2, order + 1):
-        shorter = [ngram for ngram in ngrams if len(ngram) == length - 1 and ngram[-1] != "</s>"]
-        for _ in range(250):
-            ngram = (*shorter[generator.integers(len(shorter))], WORDS[generator.integers(len(WORDS))])
-            back_off = 0.0 if length == order else round(-generator.random(), 3)
-            ngrams[ngram] = round(-3 * generator.random(), 3), back_off
-    return ngrams
-
-
-def write_ngrams(path, ngrams, order):
-    """Write an ARPA file, in which some weights are left out because they are 0."""
-    lines = ["\\data\\"]
-    levels = [{ngram: values for ngram, values in ngrams.items() if len(ngram) == length} for length in range(1, order + 1)]
-    lines += [f"ngram {length}={len(level)}" for length, level in enumerate(levels, 1)]
-    for length, level in enumerate(levels, 1):
-        lines.append(f"\n\\{length}-grams:")
-        lines += [f"{p}\t{' '.join(ngram)}" + (f"\t{weight}" if weight else "") for ngram, (p, weight) in level.items()]
-    path.write_text("\n".join([*lines, "\n\\end\\\n"]))
-
-
-def reference_score(ngrams, order, line):
-    """Return log10 p of a sentence by the definition of back-off, in double precision."""
-    text, total = ["<s>", *(word if (word,) in ngrams else "<unk>" for word in line.split()), "</s>"], 0.0
-    for place in range(1, len(text)):
-        context = tuple(text[max(0, place - order + 1) : place])
-        while (*context, text[place]) not in ngrams:
-            total += ngrams.get(context, (0, 0.0))[1]
-            context = context[1:]
-        total += ngrams[(*context, text[place])][0]
-    return total
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def case(request, tmp_path_factory):
-    """Return a model, lines (some without words, one with more words than are looked up together), and their log10 p."""
-    order, path = request.param, tmp_path_factory.mktemp("index") / "model.arpa"
-    ngrams = make_ngrams(order)
-    write_ngrams(path, ngrams, order)
-    generator = np.random.default_rng(2)
-    words = [*WORDS[2:], "unseen"]
-    lines = [" ".join(generator.choice(words, length)) for length in (0, 1, 2, 7, 0, 2000, *generator.integers(0, 20, 300))]
-    # Sentences of known n-grams, because random words are mostly not found in any.
-    longest = [ngram for ngram in ngrams if len(ngram) == order and not {"</s>", "<s>"} & set(ngram)]
-    lines += [" ".join(" ".join(longest[i]) for i in generator.integers(len(longest), size=5)) for _ in range(50)]
-    return read_arpa(path), lines, np.array([reference_score(ngrams, order, line) for line in lines])
+    """Return what `ngram_case` returns."""
+    return ngram_case(request.param, tmp_path_factory.mktemp("index") / "model.arpa")
 
 
 def test_scores_equal_reference(case):
@@ -146,110 +96,6 @@ def test_index_refuses_more_entries_than_have_numbers(case):
     model, *_ = case
     with pytest.raises(FflmError, match="too many to be scored"):
         make_index(model.tables, len(model.vocabulary) + 1, 2**32)
-
-
-# The quantized index. Its n-grams have fewer than 255 values of each kind and length, so that rounding changes nothing.
-
-
-def test_quantized_model_equals_its_original(case):
-    model, lines, _ = case
-    small = model.quantize()
-    np.testing.assert_array_equal(small.scores(lines), model.scores(lines))
-    for text in (lines[5], *lines[-20:]):
-        ids = np.append(model.vocabulary.encode(text.split()), np.int32(1))
-        np.testing.assert_array_equal(small.losses_of_text(ids), model.losses_of_text(ids))
-    contexts = model.windows(ids).batch(np.arange(len(ids)))[0]
-    np.testing.assert_allclose(small.log_probabilities(contexts), model.log_probabilities(contexts), rtol=1e-6)
-    states = [np.zeros(model.window + 1, np.int32) for _ in range(2)]
-    for word in (3, 5, 4, 32, 1):
-        found = [
-            kernels.ngram_score_after(state, word, state, each.packed) for state, each in zip(states, (model, small), strict=True)
-        ]
-        assert found[0] == found[1]
-        np.testing.assert_array_equal(*states)
-
-
-@pytest.mark.parametrize("room", [0.001, 0.3, 1.0])
-def test_quantized_index_grows_and_survives_collisions(case, room):
-    model, lines, _ = case
-    index = quantize_index(model.tables, len(model.vocabulary) + 1, model.order, room)
-    packed = pack(kernels.LineTables(index, *model.context_limits, model.order, 0.0))
-    found = model._encoder.apply(kernels.ngram_score_lines, lines, packed)[0]
-    np.testing.assert_array_equal(found, model.scores(lines))
-
-
-@pytest.mark.parametrize(("words", "slots"), [(3, 40), (33, 1001), (2**15, 2**16 - 1), (2**20 + 1, 3000)])
-def test_keys_of_quantized_index_can_be_computed_from_slots_and_tags(words, slots):
-    codes, bins = np.zeros((slots + 256, kernels.CODES), np.uint16), np.zeros((2, 3, kernels.BINS), np.float32)
-    index = _quantized(np.zeros(words, kernels.ENTRY), codes, bins)
-    assert index.slots == slots
-    assert (words + len(codes) - 1) << index.word_bits | (words - 1) < 1 << index.width
-    assert -(-(2**32) // slots) << (index.width - 32) <= 1 << index.shift  # at most as many products as begin at one slot
-
-
-def test_damaged_codes_end_searches_and_are_never_indices(case):
-    model, lines, _ = case
-    small = model.quantize()
-    noise = np.random.default_rng(3).integers(1, 2**16, small._index.codes[:-1].shape, np.uint16)
-    small._index.codes[:-1] = noise
-    assert len(small.scores(lines)) == len(lines)
-    assert small.log_probabilities(np.full((1, model.window), 3, np.int32)).shape == (1, len(model.vocabulary))
-
-
-def test_values_are_rounded_to_means_of_equally_many():
-    values = np.random.default_rng(4).gamma(2, 2, 255 * 40).astype(np.float32)
-    means, numbers = _quantize(values)
-    expected = np.sort(values).reshape(255, 40).mean(axis=1, dtype=np.float64)
-    np.testing.assert_allclose(means, expected, rtol=1e-6)
-    np.testing.assert_array_equal(numbers - 1, np.abs(values[:, None] - means).argmin(axis=1))
-    few = np.array([-1.5, -0.25, -1.5, 0.0], np.float32)
-    means, numbers = _quantize(few)
-    np.testing.assert_array_equal(means[numbers - 1], few)
-
-
-def test_quantized_model_is_stored_mapped_and_pickled_by_its_path(folder):
-    model = fflm.load(folder)
-    small = fflm.quantize(folder, folder.with_name("small.ngram"))
-    assert "quantized" in repr(small)
-    np.testing.assert_array_equal(small.scores(LINES), model.scores(LINES))
-    again = pickle.loads(content := pickle.dumps(small))
-    assert len(content) < 1000
-    np.testing.assert_array_equal(again.scores(LINES), model.scores(LINES))
-    assert pickle.loads(pickle.dumps(model.quantize())).scores(LINES).tolist() == model.scores(LINES).tolist()
-    assert small.next_words("w1", 3) == model.next_words("w1", 3)
-    for use in (lambda: write_arpa(small, folder / "x.arpa"), small.quantize):
-        with pytest.raises(FflmError, match="the model is quantized, and can only predict"):
-            use()
-    with pytest.raises(FflmError, match="is the model itself"):
-        fflm.quantize(folder, folder, overwrite=True)
-
-
-def test_damaged_quantized_model_is_refused_or_found_by_verify(folder):
-    path = folder.with_name("small.ngram")
-    small = fflm.quantize(folder, path)
-    content, arrays = (path / WEIGHTS).read_bytes(), quantized_arrays(small._index)
-    _, figures = load_arrays(path / WEIGHTS, (np.uint8, np.uint16, np.float32))
-    for name, damaged in (
-        ("words", arrays["words"][:-1]),
-        ("words", arrays["words"][:, :-1]),
-        ("codes", arrays["codes"][:256]),
-        ("codes", arrays["codes"][:, :2]),
-        ("codes", np.vstack([arrays["codes"], [[1, 0, 0]]]).astype(np.uint16)),
-        ("codes", arrays["words"]),
-        ("bins", arrays["bins"][:, :-1]),
-        ("bins", arrays["bins"].view(np.uint8)),
-    ):
-        save_arrays(path / WEIGHTS, {**arrays, name: damaged}, figures)
-        with pytest.raises(FflmError, match=r"model\.safetensors is damaged"):
-            fflm.load(path)
-    (path / WEIGHTS).write_bytes(content[:-1])
-    with pytest.raises(FflmError, match=r"model\.safetensors is damaged"):
-        fflm.load(path)
-    (path / WEIGHTS).write_bytes(content)
-    flip(path / WEIGHTS, -100)
-    assert len(fflm.load(path).scores(LINES)) == len(LINES)
-    with pytest.raises(FflmError, match=r"model\.safetensors is damaged"):
-        fflm.load(path, verify=True)
 
 
 # The stored index.
@@ -365,16 +211,3 @@ def test_processes_share_mapped_index(folder):
     shared, private = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert shared > 0
     assert private == 0
-
-
-def test_command_states_sizes_and_perplexities(tmp_path):
-    (tmp_path / "text.txt").write_text(STORIES)
-    fflm.train_ngram(tmp_path / "text.txt", tmp_path / "t.ngram", order=3)
-    result = command("quantize", "t.ngram", "-o", "s.ngram", folder=tmp_path)
-    assert re.search(rf"^valid {PERPLEXITY}; [+-]\d+\.\d\d% of that of the original$", result.stdout, re.MULTILINE)
-    again = json.loads(command("quantize", "t.ngram", "-o", "s.ngram", "--overwrite", "--json", folder=tmp_path).stdout)
-    assert again["bytes"] < again["original_bytes"] / 2
-    assert again["valid"]["perplexity"] == pytest.approx(again["valid"]["original"], rel=0.005)
-    assert "quantized" in repr(fflm.load(tmp_path / "s.ngram"))
-    assert command("score", "-m", "s.ngram", "--part", "valid", folder=tmp_path).returncode == 0
-    assert "model.safetensors:" in command("info", "s.ngram", folder=tmp_path).stdout
