@@ -14,14 +14,18 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import UNKNOWN, Vocabulary
 
+LESSONS = 256
+"""Number of texts with new pieces after which a thread is given all words of the vocabulary."""
+
 EncodedLines = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 
 class Encoder:
     """Turns text into ids, as `TextSettings.encode_text` does, but faster.
 
-    Kernels look up the pieces between blanks in a table, which holds the vocabulary's words and whatever pieces were seen; others
-    are tokenized and added. Each thread has a table of its own, so that any number of threads may encode at once.
+    Kernels look up the pieces between blanks in a table of those that were seen, to which new ones are added when they have been
+    tokenized; after some time, all words of the vocabulary are added. Each thread has a table of its own, so that any number of
+    threads may encode at once.
 
     Parameters
     ----------
@@ -102,14 +106,19 @@ class Encoder:
 
     @property
     def _pieces(self) -> Pieces:
-        """The pieces that the calling thread knows."""
-        pieces: Pieces | None = getattr(self._own, "pieces", None)
-        if pieces is None:
+        """The pieces that the calling thread knows: those that it has met, and after `LESSONS`, all words of the vocabulary.
+
+        To add these takes as long as some hundred lessons, and a program that scores a few lines does not need them.
+        """
+        own = vars(self._own)
+        pieces: Pieces | None = own.get("pieces")
+        if pieces is None or (pieces.size > MAX_BYTES and not pieces.closed):
+            pieces = own["pieces"] = Pieces(self.settings, self._tokenize, 1)
+        elif pieces.lessons > LESSONS and not own.get("knows_words"):
             if self._words is None:  # several threads may make it at once, which costs time and nothing else
                 self._words = self._pieces_of_words()
-            pieces = self._own.pieces = self._words.copy()
-        elif pieces.size > MAX_BYTES and not pieces.closed:
-            pieces = self._own.pieces = Pieces(self.settings, self._tokenize, 1)
+            pieces = own["pieces"] = self._words.copy()
+            own["knows_words"] = True
         return pieces
 
     def _pieces_of_words(self) -> Pieces:

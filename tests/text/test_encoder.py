@@ -110,8 +110,20 @@ def test_words_of_eight_bytes_have_different_keys():
     """A key that were the same for all of them would make look-ups slow, but not wrong."""
     words = [f"{number:08}" for number in range(3000)]
     encoder = Encoder(READ["sentences, split at spaces"], Vocabulary.from_words(words, {LINE_END: 1}, ends=True))
+    encoder.encode([" ".join(words)])
     keys = encoder._pieces._slots[:, 0]
-    assert len(set(keys[keys > 0].tolist())) == 1 + len(words)
+    assert len(set(keys[keys > 0].tolist())) == len(words)
+
+
+@pytest.mark.parametrize("name", ["sentences", "sentences, split at spaces"])
+def test_words_of_the_vocabulary_are_added_after_some_lessons(name, monkeypatch):
+    monkeypatch.setattr(encoder_module, "LESSONS", 3)
+    encoder, known = Encoder(READ[name], vocabulary_of(READ[name])), []
+    for word in [*WORDS, "zebra", "yak"][:8]:
+        assert encoder.encode([word])[0].tolist() == expected_ids(word, encoder.settings, encoder.vocabulary)
+        known.append(encoder._pieces.known)
+    assert known[:3] == [1, 2, 3]
+    assert known[7] > len(encoder.vocabulary) - 2
 
 
 @pytest.mark.parametrize("name", ["sentences", "line ends", "sentences, split at spaces"])
