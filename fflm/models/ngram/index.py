@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arrays import INDEX, WEIGHTS, MappedArrays, map_arrays, save_arrays, stored_checksum
+from fflm.arrays import INDEX, WEIGHTS, Divided, MappedArrays, map_arrays, save_arrays, stored_checksum
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
 from fflm.models.ngram.tables import ROUNDING, Tables
@@ -46,21 +46,31 @@ def make_index(tables: Tables, words: int, room: float = 1.5) -> kernels.Index:
     while True:
         if words + slots + beyond > 2**32:
             raise FflmError(f"{len(tables.targets):,} n-grams are too many to be scored: prune the model")
-        index = _exact(np.zeros(words + slots + beyond, kernels.ENTRY), words, slots)
+        index = exact_index(np.zeros(words + slots + beyond, kernels.ENTRY), words, slots)
         if kernels.fill_index(parents, *arrays, index):
             return index
         slots, beyond = slots + slots // 2, 2 * beyond
 
 
-def save_index(folder: Path, index: kernels.Index) -> None:
+def save_index(folder: Path, index: kernels.Index, entries: npt.NDArray[np.uint8] | Divided | None = None) -> None:
     """Write an index to the folder of the model whose n-grams it contains.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    index
+        The index.
+    entries
+        Its entries as rows of bytes, if they must not be in memory as a whole.
 
     Raises
     ------
     FflmError
         If the file cannot be written.
     """
-    entries = index.entries.view(np.uint8).reshape(len(index.entries), -1)
+    if entries is None:
+        entries = index.entries.view(np.uint8).reshape(len(index.entries), -1)
     save_arrays(
         folder / INDEX,
         {"entries": entries},
@@ -102,10 +112,10 @@ def map_index(folder: Path, tables: str, words: int, *, verify: bool = False) ->
     slots = about["slots"]
     if about["words"] != words or slots < 1 or not words + slots < len(entries) <= 2**32 or entries[-1]["key"]:
         raise FflmError(f"{path} is damaged (its numbers do not fit the model): {REMEDY}")
-    return _exact(entries, words, slots)
+    return exact_index(entries, words, slots)
 
 
-def _exact(entries: npt.NDArray[np.void], words: int, slots: int) -> kernels.Index:
+def exact_index(entries: npt.NDArray[np.void], words: int, slots: int) -> kernels.Index:
     """Return an index that is not quantized."""
     return kernels.Index(entries, words, slots, np.empty((0, kernels.CODES), np.uint16), np.empty((2, 0, 0), np.float32), 0, 0, 0)
 
