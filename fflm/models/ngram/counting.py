@@ -30,7 +30,7 @@ POSITION_BYTES = 40
 """The most memory that a position of the text takes while a block of positions is sorted."""
 
 SMALLEST_BLOCK = 1 << 12
-"""The fewest positions of a block, and the fewest bytes of a run in memory, because files are read in such pieces anyway."""
+"""The fewest positions of a block, and the fewest rows of a run in memory."""
 
 _GRAMS = 1 << 18  # n-grams of a chunk
 _ROWS = 1 << 16  # rows that are counted, or merged, at a time
@@ -249,7 +249,7 @@ def _merged(work: Work, runs: Sequence[tuple[Column, int, int]], order: int) -> 
     """Merge the rows of runs, each a column from one number to another, and yield distinct, sorted rows (L, n + 1)."""
     unread = np.array([[low, high] for _, low, high in runs])
     total, done = int(np.diff(unread).sum()), 0
-    room = max(SMALLEST_BLOCK, work.memory // (2 * len(runs))) // (4 * (order + 1))
+    room = max(SMALLEST_BLOCK, work.memory // (2 * len(runs) * 4 * (order + 1)))
     rows = np.empty((len(runs), min(room, _ROWS), order + 1), np.uint32)
     at, filled = np.zeros(len(runs), np.int64), np.zeros(len(runs), np.int64)
 
