@@ -54,7 +54,7 @@ def test_model_depends_neither_on_memory_nor_on_processes(drawn, prune, prune_en
 
 def test_index_that_is_made_part_by_part_finds_all_ngrams(tmp_path):
     """The table has several regions, and does not depend on how many of them are in memory."""
-    ids = np.minimum(np.random.default_rng(1).zipf(1.3, 60_000), 300).astype(np.uint16)
+    ids = np.minimum(np.random.default_rng(1).zipf(1.3, 100_000), 300).astype(np.uint16)
     vocabulary, text = vocabulary_of([f"w{i}" for i in range(300)], ends=True), MODES["line ends"]
     found = []
     for memory in (2**30, 0):
