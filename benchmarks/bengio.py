@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fflm.backend.protocol import Backend, StepNumbers
+from fflm.backend.common import placed
+from fflm.backend.protocol import Backend
 from fflm.network.config import NetworkConfig
 from fflm.text.windows import Windows
 
@@ -29,8 +30,8 @@ def random_text(vocabulary: int, count: int, seed: int) -> Windows:
 def launch_directly(backend: Backend) -> Backend:
     """Let a backend of a GPU launch each kernel of a training step, instead of a graph of them; return the backend."""
 
-    def direct(step: Callable[..., None], *arguments: Any) -> None:
-        step(*(backend.place(each) if isinstance(each, StepNumbers) else backend.upload(each) for each in arguments))
+    def direct(step: Callable[..., None], **arguments: Any) -> None:
+        step(**placed(backend, arguments))
 
     backend.recording = lambda: direct  # type: ignore[method-assign]
     return backend

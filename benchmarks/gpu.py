@@ -75,6 +75,7 @@ TESTS = {
         "tests/backend/cuda/test_cuda.py",
         "tests/backend/cuda/test_cuda_sizes.py",
         "tests/backend/cuda/test_mixed.py",
+        "tests/backend/cuda/test_tf32.py",
     ),
     "mixed": ("tests/backend/test_backend.py", "tests/network/test_feedforward.py"),
 }
@@ -84,7 +85,7 @@ STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidde
 MODES = ("fp32", "tf32", "bf16")
 CONTENDERS = (
     *("fflm-mixed", "fflm-fp32", "torch-fp32", "torch-bf16-compiled", "torch-tf32-compiled", "torch-bf16-graphs"),
-    *("fflm-mixed-launches", "fflm-fp32-launches"),
+    *("fflm-tf32", "fflm-mixed-launches", "fflm-fp32-launches"),
     *("torch-tf32", "torch-bf16", "torch-fp32-compiled", "torch-tf32-graphs", "torch-fp32-graphs"),
 )
 """The programs and precisions of steps, the most important ones first. Graphs are those of ``mode="reduce-overhead"``.
@@ -350,7 +351,7 @@ def fflm_steps(
     from fflm.backend.cuda.backend import CudaBackend
 
     free, _ = driver.cuMemGetInfo()
-    backend = CudaBackend(precision == "mixed")  # a new backend, which has no scratch memory yet
+    backend = CudaBackend(precision)  # a new backend, which has no scratch memory yet
     network = Network(config, launch_directly(backend) if variant == "launches" else backend)
     events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
     found = seconds(lambda: next(events))

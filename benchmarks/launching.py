@@ -44,14 +44,15 @@ DEMANDED = 5.0
 LAUNCHES = 100
 """Launches in a turn."""
 
-RUNS: dict[str, tuple[bool, bool, dict[str, Any]]] = {
-    "exact loss, float32, graph": (True, False, {}),
-    "exact loss, float32": (False, False, {}),
-    "exact loss, mixed, graph": (True, True, {}),
-    "exact loss, mixed": (False, True, {}),
-    "sampled loss, float32": (False, False, {"loss": "sampled", "samples": 512}),
+RUNS: dict[str, tuple[bool, str, dict[str, Any]]] = {
+    "exact loss, float32, graph": (True, "fp32", {}),
+    "exact loss, float32": (False, "fp32", {}),
+    "exact loss, mixed, graph": (True, "mixed", {}),
+    "exact loss, mixed": (False, "mixed", {}),
+    "sampled loss, float32, graph": (True, "fp32", {"loss": "sampled", "samples": 512}),
+    "sampled loss, float32": (False, "fp32", {"loss": "sampled", "samples": 512}),
 }
-"""The training steps: whether graphs are used, whether in mixed precision, and settings."""
+"""The training steps: whether graphs are used, the precision, and settings."""
 
 
 def idle_gpu() -> list[None]:
@@ -93,7 +94,7 @@ def launches() -> dict[str, dict[str, Callable[[], Any]]]:
     def numba_cuda(kernel: Any, arguments: tuple[Any, ...]) -> Callable[[], None]:
         return lambda: [kernel[(1,), cuda_launching.BLOCK](*arguments) for _ in range(LAUNCHES)] and None
 
-    add, layer = cuda_kernels.add, PRODUCTS["layer"]
+    add, layer = cuda_kernels.add, PRODUCTS["fp32"]["layer"]
     return {
         "2 arrays": {"fflm": own(add, tuple(few)), "numba.cuda": numba_cuda(add, tuple(few_theirs))},
         "8 arrays, 7 numbers": {"fflm": own(layer, ours), "numba.cuda": numba_cuda(layer, theirs)},
@@ -113,10 +114,10 @@ class IdleTrainer(Trainer):
 def steps(launched: list[None]) -> dict[str, dict[str, float]]:
     """Time the host's part of training steps, and count the kernels that they launch without a graph."""
     trainings = {}
-    for name, (graphs, mixed, settings) in RUNS.items():
+    for name, (graphs, precision, settings) in RUNS.items():
         config = bengio_network(10_000)
         chosen = TrainingSettings(epochs=10**6, batch_size=1024, **settings)
-        backend = CudaBackend(mixed) if graphs else launch_directly(CudaBackend(mixed))
+        backend = CudaBackend(precision) if graphs else launch_directly(CudaBackend(precision))
         network, windows = Network(config, backend), random_text(10_000, 4 * 1024 + WINDOW, seed=1)
         trainings[name] = IdleTrainer(network, Parameters.random(config, 1), windows, None, chosen).run()
     found = {}

@@ -25,7 +25,7 @@ from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
-from fflm.network.subset import Subset
+from fflm.network.subset import Subset, frame, put, take
 from fflm.training.settings import TrainingSettings
 
 LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the network, and of its training settings
@@ -47,12 +47,12 @@ def verify() -> None:
     exact, losses = Parameters.zeros(config, np.float64), np.empty((2, 64))
     network.gradients(parameters, contexts, targets, exact, losses[0])
     subset = Subset(config, contexts, targets, np.arange(500, dtype=np.int32))
-    part = subset.take(network.backend, parameters, Parameters.zeros(config, np.float64))
-    gradients = subset.frame(Parameters.zeros(config, np.float64), Parameters.zeros(config, np.float64))
+    part = take(network.backend, parameters, Parameters.zeros(config, np.float64), subset.places)
+    gradients = frame(Parameters.zeros(config, np.float64), Parameters.zeros(config, np.float64), subset.places)
     objective = Objective(offsets=np.zeros(500))
     network.gradients(part, subset.contexts, subset.targets, gradients, losses[1], objective=objective)
     found = Parameters.zeros(config, np.float64)
-    subset.put(network.backend, gradients, found)
+    put(network.backend, gradients, found, subset.places)
     pairs = [losses, *zip(exact, dataclasses.replace(gradients, embeddings=found.embeddings), strict=True)]
     if not all(np.allclose(left, right, rtol=1e-9, atol=1e-12) for left, right in pairs):
         sys.exit("a sampled softmax over all words is not the exact one: nothing was timed")

@@ -72,8 +72,11 @@ Device: TypeAlias = Annotated[
     Meta(description="Device: cpu, cuda (an NVIDIA GPU), or auto for the GPU if one works."),
 ]
 Precision: TypeAlias = Annotated[
-    Literal["fp32", "mixed"],
-    Meta(description="Precision of training: mixed multiplies 16-bit numbers on the GPU and accumulates in 32 bits."),
+    Literal["fp32", "tf32", "mixed"],
+    Meta(
+        description="Precision of training: on a GPU, tf32 multiplies numbers rounded to 19 bits, and mixed numbers of 16 bits; "
+        "both accumulate in 32 bits."
+    ),
 ]
 Progress: TypeAlias = Annotated[
     Callable[[int], None] | None,

@@ -2,13 +2,13 @@
 
 import math
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from fflm.backend.protocol import ACTIVATIONS, NEGATIVE_SLOPES, ActivationFunction, Array, Dropout
+from fflm.backend.protocol import ACTIVATIONS, NEGATIVE_SLOPES, ActivationFunction, Array, Backend, Dropout, StepNumbers
 
 
 class Scratch(threading.local):
@@ -81,6 +81,13 @@ class Scratch(threading.local):
 def flat(*arrays: Array) -> list[Array]:
     """Return one-dimensional views of contiguous arrays."""
     return [array.reshape(-1) for array in arrays]
+
+
+def placed(backend: Backend, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return NumPy arrays and `StepNumbers` on the device."""
+    return {
+        name: backend.place(each) if isinstance(each, StepNumbers) else backend.upload(each) for name, each in arguments.items()
+    }
 
 
 def activation_code(activation: ActivationFunction) -> tuple[int, float]:

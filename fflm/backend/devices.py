@@ -10,6 +10,8 @@ from fflm.backend.protocol import Backend
 from fflm.errors import FflmError, install
 from fflm.parallel.world import threads_per_process, world
 
+_NAMES = {"tf32": "TF32", "mixed": "mixed precision"}
+
 _REMEDY = f"run {install('cuda13')}, with cuda12 if the driver is older than 580"
 
 
@@ -40,7 +42,7 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
     device
         Name of the device: ``cpu``, ``cuda`` or ``auto``, as for `choose_device`.
     precision
-        ``fp32``, or on a GPU also ``mixed``.
+        ``fp32``, or on a GPU also ``tf32`` or ``mixed``.
     threads
         Number of threads on the CPU; by default one for each processor, of which connected processes have a part each. A GPU
         ignores it.
@@ -53,7 +55,7 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
     chosen = choose_device(device)
     check_precision(precision, chosen)
     if chosen == "cuda":
-        return _cuda_backend(precision == "mixed")
+        return _cuda_backend(precision)
     from fflm.backend.cpu.backend import CpuBackend
     from fflm.backend.cpu.launching import default_threads
 
@@ -63,8 +65,8 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
 def check_precision(precision: str, device: str) -> None:
     """Raise an FflmError if the precision is unknown, or if the device (``cpu`` or ``cuda``) does not support it."""
     check("precision", Precision, precision)
-    if precision == "mixed" and device != "cuda":
-        raise FflmError("mixed precision needs the device cuda: on the CPU, train in fp32")
+    if precision != "fp32" and device != "cuda":
+        raise FflmError(f"{_NAMES[precision]} needs the device cuda: on the CPU, train in fp32")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Compute:
     device
         The device: ``cpu`` or ``cuda``.
     precision
-        Precision of training: ``fp32`` or ``mixed``.
+        Precision of training: ``fp32``, ``tf32`` or ``mixed``.
     """
 
     threads: int
@@ -97,7 +99,7 @@ class Compute:
         device
             ``cpu``, ``cuda`` or ``auto``, as for `choose_device`.
         precision
-            ``fp32``, or on a GPU also ``mixed``.
+            ``fp32``, or on a GPU also ``tf32`` or ``mixed``.
 
         If the program was started in several processes, all of them must call this.
 
@@ -119,13 +121,13 @@ class Compute:
 
 
 @cache
-def _cuda_backend(mixed: bool) -> Backend:
+def _cuda_backend(precision: str) -> Backend:
     """Return the only CUDA backend of this process for a precision."""
     from fflm.backend.cuda.backend import CudaBackend
 
-    if mixed and _cuda().get_current_device().compute_capability < (8, 0):
-        raise FflmError("mixed precision needs a GPU of compute capability 8.0 or more: train in fp32")
-    return CudaBackend(mixed)
+    if precision != "fp32" and _cuda().get_current_device().compute_capability < (8, 0):
+        raise FflmError(f"{_NAMES[precision]} needs a GPU of compute capability 8.0 or more: train in fp32")
+    return CudaBackend(precision)
 
 
 def describe_device(device: str) -> str:

@@ -107,14 +107,14 @@ class SoftmaxPart(Protocol):
 class Recording(Protocol):
     """Training steps that a device does again and again."""
 
-    def __call__(self, step: Callable[..., None], *arguments: Any) -> None:
+    def __call__(self, step: Callable[..., None], **arguments: Any) -> None:
         """Do a step: call ``step`` with the arguments on the device, or repeat what it did when it was last called.
 
         Parameters
         ----------
         step
-            The function, the same at each call. With arguments of the same shapes it must do the same operations on the same
-            arrays, apart from those that it creates itself and does not keep. It must not wait for the device.
+            The function. With arguments of the same names and shapes it must always do the same operations on the same arrays,
+            apart from those that it creates itself and does not keep. It must not wait for the device.
         arguments
             NumPy arrays and `StepNumbers`, whose content may change from call to call.
         """
@@ -129,7 +129,7 @@ class Backend(Protocol):
 
     @property
     def full_precision(self) -> "Backend":
-        """The full-precision backend, for evaluation: this one, unless it computes in mixed precision."""
+        """The full-precision backend, for evaluation: this one, unless it rounds the operands of products."""
 
     def release(self) -> None:
         """Free the memory that is kept between calls."""
@@ -151,6 +151,9 @@ class Backend(Protocol):
 
     def recording(self) -> Recording:
         """Return a new recording, which has no steps yet."""
+
+    def padded(self, rows: int) -> int:
+        """Return how many rows to give an array that needs so many, so that the steps of a recording have few shapes."""
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
         """Copy columns of ``values``, from column ``source`` on, to ``copied``, from column ``target`` on.
@@ -212,7 +215,7 @@ class Backend(Protocol):
     def put_rows(self, values: Array, rows: Array, array: Array) -> None:
         """Write rows of a matrix: array[rows] = values. `gather` with blocks of one word reads them.
 
-        values (R, m), rows (R,) int32, all different -> array (N, m).
+        values (R, m), rows (R,) int32, all different but for -1, where the values are not written -> array (N, m).
         """
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
@@ -470,17 +473,17 @@ class Backend(Protocol):
         idle: Array,
         keeps: Array,
         *,
-        rate: float,
+        numbers: Any,
         beta1: float,
         beta2: float,
         epsilon: float,
-        step: int,
     ) -> None:
-        """Apply the steps of Adam, up to step number ``step``, that were skipped because a row had no gradient in them.
+        """Apply the last steps of Adam, which were skipped because a row had no gradient in them.
 
         In k steps without a gradient, the first moment m moves a weight by beta1 m + ... + beta1^k m, multiplied by the learning
         rate and divided by the square root of the second moment. The latter is treated as constant during these steps, because
-        it only shrinks by the factor beta2 in each. `fflm.training.lazy_adam` says why this is done.
+        it only shrinks by the factor beta2 in each. `fflm.training.lazy_adam` says why this is done. ``numbers`` are those of the
+        last of these steps, from `place`.
 
         idle (R,), the number k >= 0 of skipped steps of each row, and keeps (R,), the product of 1 - shrink over these steps ->
         weight, first and second (R, m), all updated.

@@ -67,7 +67,7 @@ class TrainedFile(Common, total=False):
     parallel: Scheme
     threads: Workers
     device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "mixed"]
+    precision: Literal["fp32", "tf32", "mixed"]
 
 
 class TeacherReference(TypedDict):
@@ -140,7 +140,7 @@ class MixtureFile(Common, total=False):
     training: TrainingSettings
     threads: Workers
     device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "mixed"]
+    precision: Literal["fp32", "tf32", "mixed"]
 
 
 class Other(Common, total=False):

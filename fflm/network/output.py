@@ -10,7 +10,7 @@ units.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Objective:
         None for the cross-entropy of a softmax. For noise-contrastive estimation, which has neither smoothing nor penalty: how
         often each word was drawn as a noise sample, (V,) in the dtype of the network.
     offsets
-        What is subtracted from the scores of the words if these are a sample, (V,) in the dtype of the network; None for nothing.
+        What is added to the scores of the words if these are a sample, (V,) in the dtype of the network; None for nothing.
     teacher
         A function that predicts a slice of the B rows of the batch by the networks of a teacher. It yields, for each of them, the
         share of the target's probability that its distribution takes, and log p of the words, (rows, V), on the device. None if
@@ -50,6 +50,23 @@ class Objective:
     offsets: Array | None = None
     teacher: Callable[[slice], Iterable[tuple[float, Array]]] | None = None
 
+    def padded(self, words: int) -> "Objective":
+        """Return the objective for a sample of more words, whose additional words have no effect: (V,) becomes (words,).
+
+        Smoothing must be 0, because it gives all words a part of the target's probability.
+        """
+        if self.offsets is None or len(self.offsets) == words:
+            return self
+        more = words - len(self.offsets)
+        noise = None if self.noise is None else np.pad(self.noise, (0, more))
+        return replace(self, noise=noise, offsets=np.pad(self.offsets, (0, more), constant_values=IMPOSSIBLE))
+
+
+IMPOSSIBLE = -1e30
+"""An offset that makes the probability of a word 0 exactly. It is finite, so that it can be subtracted from itself."""
+
+SAMPLE = "noise", "offsets"
+"""The fields of an `Objective` that are arrays, which change from batch to batch."""
 
 CROSS_ENTROPY = Objective()
 """The cross-entropy of the softmax over all words, without smoothing and penalty."""
@@ -81,10 +98,11 @@ def _no_bias(backend: Backend, projection: Array) -> Array:
     return bias
 
 
-def reduced(backend: Backend, bias: Array, offsets: Array) -> Array:
-    """Return bias (V,) less the offsets (V,), a NumPy array, of the words of a sample: see `Objective`."""
-    result = backend.upload(-offsets)
-    backend.add(bias.reshape(1, -1), result.reshape(1, -1))
+def with_offsets(backend: Backend, bias: Array, offsets: Array) -> Array:
+    """Return bias (V,) plus the offsets (V,) of the words of a sample: see `Objective`."""
+    result = backend.empty(bias.shape, bias.dtype)
+    backend.copy(bias.reshape(1, -1), result.reshape(1, -1))
+    backend.add(backend.upload(offsets).reshape(1, -1), result.reshape(1, -1))
     return result
 
 
@@ -163,7 +181,7 @@ def output_gradients(
     """
     bias, d_hidden = parameters.output_bias, backend.empty(hidden.shape, hidden.dtype)
     if objective.offsets is not None:
-        bias = reduced(backend, bias, objective.offsets)
+        bias = with_offsets(backend, bias, objective.offsets)
     layer = hidden, parameters.softmax_weight, bias, backend.upload(_first_targets(parameters, targets))
     results = losses, d_hidden, gradients.softmax_weight, gradients.output_bias
     if objective.noise is not None:

@@ -1,13 +1,19 @@
 """A part of a network's vocabulary as a smaller network: the rows that a training step with a sampled loss uses."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from fflm.backend.protocol import Array, Backend
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
+
+
+def padded(array: Array, size: int, number: Any) -> Array:
+    """Return a NumPy array (N,) with the number behind it, as often as needed to make it (size,)."""
+    return np.concatenate([array, np.full(size - len(array), number, array.dtype)]) if size > len(array) else array
 
 
 class Subset:
@@ -22,6 +28,8 @@ class Subset:
     outputs
         The words over which the softmax is computed, (R,) int32 in ascending order, which include all targets; None for all
         words.
+    rows_for
+        The function `Backend.padded`, so that subsets have few different sizes; by default an array has the rows that it needs.
 
     Attributes
     ----------
@@ -33,9 +41,18 @@ class Subset:
         The batch, (B, n) and (B,) int32, where each word is replaced by its index in ``inputs`` or in ``outputs``.
     rows
         The words whose rows the subset has, by the name of each array that has one row per word.
+    places
+        The same words (size,), padded with -1 to the number of rows that the arrays of the subset have. The rows of -1 are zeros.
     """
 
-    def __init__(self, config: NetworkConfig, contexts: Array, targets: Array, outputs: Array | None) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        contexts: Array,
+        targets: Array,
+        outputs: Array | None,
+        rows_for: Callable[[int], int] = int,
+    ) -> None:
         places = np.zeros(config.vocabulary + 2, np.int32)
         places[contexts] = 1
         places[-1] = 0  # this is the place of the id -1, which follows the last word of a text, and is not a word
@@ -49,38 +66,46 @@ class Subset:
         self.rows = {"embeddings": self.inputs}
         if outputs is not None:
             self.rows |= {"output.bias": outputs} if config.tied else {"output.weight": outputs, "output.bias": outputs}
+        sizes = {"embeddings": min(rows_for(len(self.inputs)), config.vocabulary + 1)}
+        if outputs is not None:
+            sizes["output.weight"] = sizes["output.bias"] = min(rows_for(len(outputs)), config.classes)
+        self.places = {name: padded(rows, sizes[name], -1) for name, rows in self.rows.items()}
         places[self.inputs] = np.arange(len(self.inputs), dtype=np.int32)
         places[-1] = -1
         self.contexts: Array = places[contexts]
         self.targets: Array = targets if outputs is None else np.searchsorted(outputs, targets).astype(np.int32)
 
-    def frame(self, parameters: Parameters, memory: Parameters) -> Parameters:
-        """Return the parameters of the smaller network, where arrays with one row per word are in other memory.
 
-        They are the first rows of the arrays of ``memory``, whose content is not changed. All other arrays are those of
-        ``parameters``.
-        """
-        part = dataclasses.replace(parameters, embeddings=memory.embeddings[: len(self.inputs)])
-        if self.outputs is None:
-            return part
-        size = len(self.outputs)
-        weight = None if memory.output_weight is None else memory.output_weight[:size]
-        return dataclasses.replace(part, output_weight=weight, output_bias=memory.output_bias[:size])
+def frame(parameters: Parameters, memory: Parameters, places: Mapping[str, Array]) -> Parameters:
+    """Return the parameters of the smaller network, where arrays with one row per word are in other memory.
 
-    def take(self, backend: Backend, parameters: Parameters, memory: Parameters) -> Parameters:
-        """Copy the rows of the subset to the beginning of the arrays of ``memory``, and return the result of `frame`."""
-        part = self.frame(parameters, memory)
-        for array, rows, copy in self._arrays(parameters, part):
-            backend.gather(array, backend.upload(rows[:, None]), (1,), copy)
+    They are the first rows of the arrays of ``memory``, whose content is not changed. All other arrays are those of
+    ``parameters``. ``places`` are `Subset.places`, here and below on the device.
+    """
+    part = dataclasses.replace(parameters, embeddings=memory.embeddings[: len(places["embeddings"])])
+    if "output.bias" not in places:
         return part
+    size = len(places["output.bias"])
+    weight = None if memory.output_weight is None else memory.output_weight[:size]
+    return dataclasses.replace(part, output_weight=weight, output_bias=memory.output_bias[:size])
 
-    def put(self, backend: Backend, part: Parameters, parameters: Parameters) -> None:
-        """Copy the rows of the subset from ``part``, the result of `take`, back to the parameters."""
-        for array, rows, copy in self._arrays(parameters, part):
-            backend.put_rows(copy, backend.upload(rows), array)
 
-    def _arrays(self, parameters: Parameters, part: Parameters) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield, for each array in `rows`: the whole array as a matrix, the indices of the subset's rows, and these rows."""
-        wholes, parts = dict(parameters.items()), dict(part.items())
-        for name, rows in self.rows.items():
-            yield wholes[name].reshape(len(wholes[name]), -1), rows, parts[name].reshape(len(rows), -1)
+def take(backend: Backend, parameters: Parameters, memory: Parameters, places: Mapping[str, Array]) -> Parameters:
+    """Copy the rows of the subset to the beginning of the arrays of ``memory``, and return the result of `frame`."""
+    part = frame(parameters, memory, places)
+    for array, rows, copy in _arrays(parameters, part, places):
+        backend.gather(array, rows.reshape(-1, 1), (1,), copy)
+    return part
+
+
+def put(backend: Backend, part: Parameters, parameters: Parameters, places: Mapping[str, Array]) -> None:
+    """Copy the rows of the subset from ``part``, the result of `take`, back to the parameters."""
+    for array, rows, copy in _arrays(parameters, part, places):
+        backend.put_rows(copy, rows, array)
+
+
+def _arrays(parameters: Parameters, part: Parameters, places: Mapping[str, Array]) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield, for each array with one row per word: the whole array as a matrix, the indices of its rows, and these rows."""
+    wholes, parts = dict(parameters.items()), dict(part.items())
+    for name, rows in places.items():
+        yield wholes[name].reshape(len(wholes[name]), -1), rows, parts[name].reshape(len(rows), -1)

@@ -1,14 +1,15 @@
 """Lazy Adam updates: rows that a step does not touch are updated when they are next used."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fflm.backend.protocol import Array, Backend
+from fflm.backend.common import adam_corrections, placed
+from fflm.backend.protocol import Array, Backend, StepNumbers
 from fflm.errors import FflmError
 from fflm.network.parameters import Parameters
-from fflm.network.subset import Subset
+from fflm.network.subset import Subset, padded
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
 from fflm.training.settings import TrainingSettings
 
@@ -66,48 +67,62 @@ class LazyAdam:
         self.done = done
         self._due = np.max([rows.max(axis=0) for rows in done.values()], axis=0)
 
-    def catch_up(self, backend: Backend, parts: tuple[Parameters, ...], subset: Subset, rate: float) -> None:
-        """Make the skipped updates of the rows of a subset.
+    def skipped(self, rate: float, subset: Subset | None = None) -> dict[str, Any]:
+        """Return what `catch_up` must know of the skipped updates: NumPy arrays, and the `StepNumbers` of the last of them.
+
+        Parameters
+        ----------
+        rate
+            The learning rate of the updates.
+        subset
+            The subset whose rows are updated; None for all rows.
+        """
+        step = int(self._due[0])
+        corrections = adam_corrections(ADAM_BETA1, ADAM_BETA2, step) if step else (1.0, 1.0)
+        skipped: dict[str, Any] = {"last": StepNumbers(rate=rate, corrections=corrections)}
+        for name, weight in self._wholes[0].items():
+            if name in self.done:
+                done, size = self.done[name], 0
+                if subset:
+                    done, size = done.take(subset.rows[name], axis=0), len(subset.places[name])
+                steps, decay = ((due - own).astype(weight.dtype) for due, own in zip(self._due, done.T, strict=True))
+                keeps = np.exp(-decay) if weight.ndim > 1 else np.ones_like(decay)  # biases do not decay
+                skipped |= {f"idle.{name}": padded(steps, size, 0), f"keeps.{name}": padded(keeps, size, 1)}
+        return skipped
+
+    def catch_up(self, backend: Backend, parts: Sequence[Parameters], skipped: Mapping[str, Any]) -> None:
+        """Make skipped updates, without recording this in `done`.
 
         Parameters
         ----------
         backend
             The backend.
         parts
-            The weights and both moments of these rows, as `Subset.take` returns them.
-        subset
-            The subset.
-        rate
-            The learning rate of the updates.
+            The weights and both moments of all rows, or of those of a subset, as `fflm.network.subset.take` returns them.
+        skipped
+            The result of `skipped` for these rows, on the device.
         """
-        self._catch_up(backend, parts, {name: subset.rows[name] for name in self.done}, rate)
+        arrays = [dict(part.items()) for part in parts]
+        for name in self.done:
+            weight, first, second = (each[name].reshape(len(each[name]), -1) for each in arrays)
+            backend.adam_catch_up(
+                weight,
+                first,
+                second,
+                skipped[f"idle.{name}"],
+                skipped[f"keeps.{name}"],
+                numbers=skipped["last"],
+                beta1=ADAM_BETA1,
+                beta2=ADAM_BETA2,
+                epsilon=self._settings.epsilon,
+            )
 
     def catch_up_all(self, backend: Backend, rate: float) -> None:
         """Make the skipped updates of all rows, with the learning rate ``rate``."""
         if any((rows != self._due).any() for rows in self.done.values()):
-            self._catch_up(backend, self._wholes, dict.fromkeys(self.done, slice(None)), rate)
+            self.catch_up(backend, self._wholes, placed(backend, self.skipped(rate)))
             for rows in self.done.values():
                 rows[:] = self._due
-
-    def _catch_up(self, backend: Backend, parts: tuple[Parameters, ...], rows: dict[str, Any], rate: float) -> None:
-        """Update ``parts``, which contain the rows ``rows[name]`` of each array, without recording this in `done`."""
-        weights, first, second = (dict(part.items()) for part in parts)
-        for name, done in self.done.items():
-            weight, moment1, moment2 = (each[name].reshape(len(each[name]), -1) for each in (weights, first, second))
-            steps, decay = (self._due - done[rows[name]]).T.astype(weights[name].dtype)
-            keeps = np.exp(-decay) if weights[name].ndim > 1 else np.ones_like(decay)  # biases do not decay
-            backend.adam_catch_up(
-                weight,
-                moment1,
-                moment2,
-                backend.upload(np.ascontiguousarray(steps)),
-                backend.upload(keeps),
-                rate=rate,
-                beta1=ADAM_BETA1,
-                beta2=ADAM_BETA2,
-                epsilon=self._settings.epsilon,
-                step=int(self._due[0]),
-            )
 
     def step(self, rate: float, subset: Subset | None) -> None:
         """Record a training step with the learning rate ``rate``, which has used the rows of a subset, or all rows if it is None.

@@ -213,7 +213,7 @@ class Session(ABC):
             A new number of epochs; by default the number does not change.
         device
             A new device; by default the device does not change. On another device, results differ by rounding. Training in mixed
-            precision on a GPU continues in float32 on the CPU.
+            precision or TF32 on a GPU continues in float32 on the CPU.
 
         Raises
         ------

@@ -19,7 +19,7 @@ import numpy as np
 from fflm.backend.protocol import Array, Backend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
-from fflm.network.output import reduced
+from fflm.network.output import with_offsets
 from fflm.network.parameters import Parameters
 from fflm.training.examples import Examples
 
@@ -89,7 +89,7 @@ class Teacher:
         words
             The words over which the softmax is computed, (R,) int32; None for all words.
         offsets
-            What is subtracted from their scores, (R,) in the dtype of the network; None for nothing.
+            What is added to their scores, (R,) in the dtype of the network; None for nothing.
         """
         upload = self._backend.upload
         contexts = [upload(np.ascontiguousarray(examples.batch(positions)[0])) for *_, examples in self._networks]
@@ -106,7 +106,7 @@ class Teacher:
         return predict
 
     def _layer(self, parameters: Parameters, words: Array | None, offsets: Array | None) -> tuple[Array, Array]:
-        """Return the weights (R, H) and the biases (R,) of words (R, 1), or of all words, the biases less the offsets."""
+        """Return the weights (R, H) and the biases (R,) of words (R, 1), or of all words, the biases plus the offsets."""
         weight, bias = parameters.softmax_weight, parameters.output_bias
         if words is not None:
             whole_weight, whole_bias = weight, bias.reshape(-1, 1)
@@ -115,4 +115,4 @@ class Teacher:
             self._backend.gather(whole_weight, words, (1,), weight)
             self._backend.gather(whole_bias, words, (1,), chosen)
             bias = chosen.reshape(-1)
-        return weight, bias if offsets is None else reduced(self._backend, bias, offsets)
+        return weight, bias if offsets is None else with_offsets(self._backend, bias, offsets)

@@ -4,17 +4,19 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from fflm.backend.common import placed
 from fflm.backend.protocol import Array
 from fflm.clock import running_time
 from fflm.errors import FflmError
 from fflm.network.feedforward import Network
-from fflm.network.output import Objective
+from fflm.network.output import SAMPLE, Objective
 from fflm.network.parameters import Parameters
-from fflm.network.subset import Subset
+from fflm.network.subset import Subset, frame, put, take
 from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.shuffling import shuffled
 from fflm.stored import REMEDY
@@ -327,8 +329,10 @@ class Trainer:
         objective, words = self._objective(targets, step)
         subset = None
         if words is not None or self.network.config.sparse:  # the step must not take time for rows that it does not use
-            subset = Subset(self.network.config, contexts, targets, words)
+            rows_for = self.network.backend.padded if self._is_recorded(words is None) else int
+            subset = Subset(self.network.config, contexts, targets, words, rows_for)
             contexts, targets = subset.contexts, subset.targets
+            objective = objective.padded(len(subset.places["output.bias"])) if words is not None else objective
         share = self.rows.share(len(targets))
         if self.teacher:
             teacher = self.teacher.predictions(positions[share], words, objective.offsets)
@@ -340,54 +344,65 @@ class Trainer:
 
         The device may still be computing them. The next step overwrites them.
         """
-        backend, subset = self.network.backend, batch.subset
-        losses, numbers = self._losses[: len(batch.targets)], self.optimizer.numbers(rate, self.state.step)
-        if not (subset or self.teacher or self.lazy_adam or self.rows.size > 1):  # the host has nothing to do within the step
-            self.network.check(self.parameters, batch.contexts, batch.targets)
-            self._recording(self._whole_step, batch.contexts, batch.targets, numbers)
-            return losses
-        parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
+        backend, subset, objective = self.network.backend, batch.subset, batch.objective
+        arrays: dict[str, Any] = {"numbers": self.optimizer.numbers(rate, self.state.step)}
+        arrays |= {name: each for name in SAMPLE if (each := getattr(objective, name)) is not None}
         if subset:
-            gradients = subset.frame(gradients, gradients)
-            wholes = zip((parameters, *moments), self._memory, strict=True)
-            parameters, *parts = (subset.take(backend, whole, memory) for whole, memory in wholes)
-            moments = tuple(parts)
+            arrays |= {f"places.{name}": words for name, words in subset.places.items()}
             if self.lazy_adam:
-                self.lazy_adam.catch_up(backend, (parameters, *moments), subset, rate)
+                arrays |= self.lazy_adam.skipped(rate, subset)
         elif self.lazy_adam:
             self.lazy_adam.catch_up_all(backend, rate)
-        self._step(batch, parameters, gradients, moments, losses, backend.place(numbers))
-        if subset:
-            for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
-                subset.put(backend, part, whole)
+        if self._is_recorded(batch.exact):
+            self.network.check(self.parameters, batch.contexts, batch.targets)
+            self._recording(partial(self._step, batch), contexts=batch.contexts, targets=batch.targets, **arrays)
+        else:
+            self._step(batch, batch.contexts, batch.targets, **placed(backend, arrays))
         if self.lazy_adam:
             self.lazy_adam.step(rate, subset)
-        return losses
+        return self._losses[: len(batch.targets)]
 
-    def _whole_step(self, contexts: Array, targets: Array, numbers: Any) -> None:
-        """Do a step with the exact loss of a whole batch, whose inputs (B, n) and targets are on the device."""
-        objective = Objective(self.settings.smoothing, self.settings.self_normalise)
-        batch = _Batch(contexts, targets, 0, len(targets), objective, None, exact=True)
-        self._step(batch, self.parameters, self.gradients, self.optimizer.moments, self._losses[: len(targets)], numbers)
+    def _is_recorded(self, exact: bool) -> bool:
+        """Return whether the host has nothing to do within a step, and its arrays have only a few different shapes."""
+        config = self.network.config
+        if self.teacher or self.rows.size > 1 or config.bands:
+            return False
+        if exact:
+            return not config.sparse or config.input == "window"  # the longest of the texts of a batch may have any length
+        return not self.settings.smoothing  # which depends on how many words the sample has
 
-    def _step(
-        self,
-        batch: _Batch,
-        parameters: Parameters,
-        gradients: Parameters,
-        moments: Sequence[Parameters],
-        losses: Array,
-        numbers: Any,
-    ) -> None:
-        """Compute the losses and gradients of a batch, and update parameters and moments, of all words or those of a subset."""
+    def _step(self, batch: _Batch, contexts: Array, targets: Array, numbers: Any, **arrays: Any) -> None:
+        """Compute the losses and gradients of a batch, and update parameters and moments.
+
+        Parameters
+        ----------
+        batch
+            The batch, or another one whose arrays have the same shapes.
+        contexts, targets
+            Those of the batch. They may be on the device; the following arguments are.
+        numbers
+            The numbers of the step.
+        arrays
+            The arrays of the objective (`SAMPLE`); with a subset, its `Subset.places`, the names with the prefix ``places.``, and
+            what `LazyAdam.skipped` returns.
+        """
         backend, settings = self.network.backend, self.settings
+        parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
+        places = {name.removeprefix("places."): words for name, words in arrays.items() if name.startswith("places.")}
+        if places:
+            gradients = frame(gradients, gradients, places)
+            wholes = zip((parameters, *moments), self._memory, strict=True)
+            parameters, *parts = (take(backend, whole, memory, places) for whole, memory in wholes)
+            moments = tuple(parts)
+            if self.lazy_adam:
+                self.lazy_adam.catch_up(backend, (parameters, *moments), arrays)
         self.network.gradients(
             parameters,
-            batch.contexts,
-            batch.targets,
+            contexts,
+            targets,
             gradients,
-            losses,
-            objective=batch.objective,
+            self._losses[: len(targets)],
+            objective=dataclasses.replace(batch.objective, **{name: arrays[name] for name in SAMPLE if name in arrays}),
             seed=settings.seed,
             numbers=numbers,
             first=batch.first,
@@ -401,6 +416,9 @@ class Trainer:
         if settings.clip:
             backend.clip_factor(self._all_gradients(gradients), settings.clip, self._scale)
         self.optimizer.update(parameters, gradients, moments, scale=self._scale, numbers=numbers)
+        if places:
+            for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
+                put(backend, part, whole, places)
 
     def _all_gradients(self, gradients: Parameters) -> list[Array]:
         """Return arrays whose norm is that of the gradients of all words: of the divided arrays, the norms in all processes."""
@@ -443,8 +461,8 @@ class Trainer:
             return Objective(settings.smoothing, settings.self_normalise), None
         sample = self._sampler.draw(targets, step)
         if settings.loss == "nce":
-            return Objective(noise=sample.draws.astype(dtype), offsets=sample.log_draws.astype(dtype)), sample.words
-        offsets = sample.log_chances.astype(dtype)
+            return Objective(noise=sample.draws.astype(dtype), offsets=-sample.log_draws.astype(dtype)), sample.words
+        offsets = -sample.log_chances.astype(dtype)
         return Objective(settings.smoothing, settings.self_normalise, offsets=offsets), sample.words
 
     def _check(self, loss: float, exact: bool) -> None:

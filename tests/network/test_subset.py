@@ -11,7 +11,7 @@ from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
-from fflm.network.subset import Subset
+from fflm.network.subset import Subset, frame, put, take
 
 SEED, STEP = 3, 11
 
@@ -26,8 +26,8 @@ def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
     words = np.union1d(targets, [1, 4]).astype(np.int32)
     assert len(words) < case["vocabulary"]
     subset = Subset(config, contexts, targets, words)
-    part = subset.take(network.backend, whole, Parameters.zeros(config, dtype))
-    gradients = subset.frame(Parameters.zeros(config, dtype), Parameters.zeros(config, dtype))
+    part = take(network.backend, whole, Parameters.zeros(config, dtype), subset.places)
+    gradients = frame(Parameters.zeros(config, dtype), Parameters.zeros(config, dtype), subset.places)
     for array in gradients:
         array[...] = np.nan
     offsets = np.linspace(-1, 1, len(words)).astype(dtype)
@@ -42,7 +42,7 @@ def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
     # The embeddings of the reference are those of the words in the softmax, then all others, the padding among them.
     places = np.concatenate([words, np.setdiff1d(np.arange(case["vocabulary"] + 1), words)])
     exact["embeddings"] = exact["embeddings"][places]
-    exact["output.bias"] = exact["output.bias"][words] - offsets
+    exact["output.bias"] = exact["output.bias"][words] + offsets
     if "output.weight" in exact:
         exact["output.weight"] = exact["output.weight"][words]
     number = np.argsort(places)
@@ -54,10 +54,35 @@ def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
     for array in part:
         array += 1
     before = {key: array.copy() for key, array in whole.items()}
-    subset.put(network.backend, part, whole)
+    put(network.backend, part, whole, subset.places)
     for key, rows in (("embeddings", subset.inputs), ("output.bias", words), ("output.weight", words)):
         if key in before:
             others = np.setdiff1d(np.arange(len(before[key])), rows)
             now = dict(whole.items())[key]
             assert_close(now[rows], before[key][rows].astype(np.float64) + 1, SOFTMAX[dtype])
             assert np.array_equal(now[others], before[key][others])
+
+
+@pytest.mark.parametrize("name", ["tied, direct", "averages", "noise", "noise, tied"])
+def test_subset_with_more_rows_has_same_gradients(name):
+    case = reference.CASES[name]
+    arrays, contexts, targets = reference.batch(case)
+    config = NetworkConfig(**{field: value for field, value in case.items() if field not in reference.OBJECTIVE})
+    whole, network, words = Parameters.from_arrays(config, arrays), Network(config, CpuBackend()), np.unique(targets)
+    noise = np.arange(len(words), dtype=float) if case["noise"] else None
+    objective = Objective(0.0, case["penalty"], noise, np.linspace(-1, 1, len(words)))
+    found = []
+    for more in (0, 1):
+        subset = Subset(config, contexts, targets, words.astype(np.int32), lambda rows, more=more: rows + more)
+        assert len(subset.places["output.bias"]) == len(words) + more
+        part = take(network.backend, whole, Parameters.zeros(config, float), subset.places)
+        gradients, losses = (
+            frame(Parameters.zeros(config, float), Parameters.zeros(config, float), subset.places),
+            np.zeros(len(targets)),
+        )
+        own = objective.padded(len(words) + more)
+        network.gradients(part, subset.contexts, subset.targets, gradients, losses, objective=own)
+        found.append({"losses": losses, **dict(gradients.items())})
+    for key, expected in found[0].items():
+        np.testing.assert_allclose(found[1][key][: len(expected)], expected, rtol=1e-9, atol=1e-12)
+        assert not found[1][key][len(expected) :].any()

@@ -26,7 +26,7 @@ mixed = False
 
 def backend_under_test() -> Backend:
     """Return the backend of the device; its operations take NumPy arrays on every device."""
-    return CpuBackend() if device == "cpu" else NumpyBackend(gpu_backend(mixed))
+    return CpuBackend() if device == "cpu" else NumpyBackend(gpu_backend("mixed" if mixed else "fp32"))
 
 
 def precision() -> np.dtype:
@@ -52,7 +52,7 @@ def fake_driver() -> Any:
     return install_fake_driver()
 
 
-def gpu_backend(mixed: bool = False) -> Backend:
+def gpu_backend(precision: str = "fp32") -> Backend:
     """Return the backend of the real GPU with ``--device cuda``, otherwise of the fake CUDA driver."""
     from fflm.backend.devices import why_no_gpu
 
@@ -62,7 +62,7 @@ def gpu_backend(mixed: bool = False) -> Backend:
         pytest.exit(reason, 1)
     from fflm.backend.cuda.backend import CudaBackend
 
-    return CudaBackend(mixed)
+    return CudaBackend(precision)
 
 
 class NumpyBackend:

@@ -142,6 +142,10 @@ class Encoder:
             return interpreter.EXCHANGE, kind, [self._register(each) for each in (target, valid or "_", *operands[1:])]
         if instruction.name == "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32":
             return interpreter.MMA, kind, [register for operand in operands for register in self._registers(operand)]
+        if instruction.name == "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32":
+            return interpreter.MMA_TF32, kind, [register for operand in operands for register in self._registers(operand)]
+        if instruction.name == "cvt.rna.tf32.f32":
+            return interpreter.TO_TF32, 0, [*map(self._register, operands)]
         if re.fullmatch(r"ldmatrix\.sync\.aligned\.m8n8\.x4(\.trans)?\.shared\.b16", instruction.name):
             return interpreter.LDMATRIX, kind, [*self._registers(operands[0]), *self._address(operands[1]), int("trans" in parts)]
         if name == "bfi":

@@ -80,6 +80,7 @@ from numba import njit
     F_FROM_INTEGER,
     F_FROM_HALF,
     HALVES,
+    TO_TF32,
     SPLIT,
     JOIN,
     LOAD,
@@ -88,7 +89,8 @@ from numba import njit
     EXCHANGE,
     MMA,
     LDMATRIX,
-) = range(58)
+    MMA_TF32,
+) = range(60)
 """Operations of instructions."""
 
 KINDS = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32")
@@ -117,6 +119,7 @@ ERRORS = (
     "a barrier that only some threads of a block reach",
     "only some threads of a warp",
     "unknown: parts of a warp",
+    "an operand that is not rounded to TF32",
 )
 """Faults of kernels; an index is the code of a fault, 0 for none."""
 
@@ -130,6 +133,7 @@ ERRORS = (
     BARRIER_OF_SOME,
     WARP_OF_SOME,
     PART_OF_WARP,
+    NOT_ROUNDED,
 ) = range(len(ERRORS))
 
 WARP = 32
@@ -485,6 +489,11 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             f[2 * d] = HALVES_OF_BITS[r[a] & 0xFFFF]
         elif op == HALVES:  # the first operand goes into the upper bits
             r[d] = (half_of(r[a] & 0xFFFFFFFF) << 16) | half_of(r[b] & 0xFFFFFFFF)
+        elif op == TO_TF32:  # to nearest; of two equally near numbers, to that with the larger magnitude
+            bits = r[a] & 0xFFFFFFFF
+            r[d] = (
+                (bits + 0x1000) & 0xFFFFE000 if bits & 0x7F800000 != 0x7F800000 else bits if bits & 0x7FFFFF == 0 else 0x7FFFFFFF
+            )
         elif op == SPLIT:  # the kind is that of a part; an unused part has the register "_"
             whole = r[base + code[at + 6]]
             r[d] = number(kind, whole)
@@ -492,6 +501,30 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
         elif op == JOIN:
             r[d] = number(kind, r[a]) | (number(kind, r[b]) << (np.int64(8) << (kind & 3)))
         place += 1
+
+
+@compiled
+def multiply_tf32(code, at, r, f, bases):
+    """Execute the product of fragments in TF32 by a warp, whose registers begin at bases (WARP,); return the code of a fault."""
+    left, right, place = np.empty((16, 8), np.float32), np.empty((8, 8), np.float32), 0
+    for lane in range(WARP):
+        group, member = lane // 4, lane % 4
+        for k in range(6):
+            place = bases[lane] + code[at + 8 + k]
+            if r[place] & 0x1FFF and f[2 * place] == f[2 * place]:
+                return NOT_ROUNDED
+            if k < 4:
+                left[8 * (k % 2) + group, 4 * (k // 2) + member] = f[2 * place]
+            else:
+                right[4 * (k - 4) + member, group] = f[2 * place]
+    for lane in range(WARP):
+        group, member = lane // 4, lane % 4 * 2
+        for k in range(4):
+            total = np.float32(0)
+            for inner in range(8):
+                total += left[8 * (k // 2) + group, inner] * right[inner, member + k % 2]
+            f[2 * (bases[lane] + code[at + 4 + k])] = f[2 * (bases[lane] + code[at + 14 + k])] + total
+    return NO_ERROR
 
 
 @compiled
@@ -548,6 +581,8 @@ def together(
                     bits |= np.int64(halves[rows[8 * matrix + row] // 2 + column]) << (16 * q)
                 r[bases[lane] + code[at + 4 + matrix]] = bits
         return NO_ERROR
+    if op == MMA_TF32:
+        return multiply_tf32(code, at, r, f, bases)
     left, right = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
     for lane in range(WARP):
         group, member = lane // 4, lane % 4 * 2

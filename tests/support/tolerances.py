@@ -42,6 +42,8 @@ HALF_SLOPES = 1e-3  # exponentials and the gradients of logits are each rounded 
 SAME_ROUNDING = (
     5e-4  # sums of up to 300 terms in another order; numbers halfway between float16 values may be rounded differently
 )
+TF32 = 2.0**-11  # largest relative error of a number that is rounded to TF32
+SAME_TF32 = 1e-4  # as `SAME_ROUNDING`: numbers halfway between those of TF32 may be rounded differently
 MIXED_STEPS = 3e-3  # relative error of the losses of ten steps in mixed precision
 MIXED_WAY = 0.05  # relative to how far the weights have moved, because Adam makes full steps with the smallest gradients
 

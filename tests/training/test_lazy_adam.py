@@ -9,7 +9,7 @@ from fflm.backend.cpu.backend import CpuBackend
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.network.subset import Subset
+from fflm.network.subset import Subset, put, take
 from fflm.training.lazy_adam import LazyAdam
 from fflm.training.settings import TrainingSettings
 
@@ -43,15 +43,15 @@ def test_lazy_adam_catches_up_on_decay_and_moments(tied):
         else:
             targets = generator.integers(0, 30, 3, np.int32)
             subset = Subset(config, generator.integers(0, 31, (3, 1), np.int32), targets, np.unique(targets))
-            parts = tuple(subset.take(backend, array, own) for array, own in zip(arrays, memory, strict=True))
-            lazy.catch_up(backend, parts, subset, rate)
+            parts = tuple(take(backend, array, own, subset.places) for array, own in zip(arrays, memory, strict=True))
+            lazy.catch_up(backend, parts, lazy.skipped(rate, subset))
         for factor, part in zip((1 - rate * 0.5, 0.9, 0.999), parts, strict=True):
             for name, array in part.items():
                 if part is not parts[0] or not name.endswith("bias"):
                     array *= factor
         if subset:
             for part, array in zip(parts, arrays, strict=True):
-                subset.put(backend, part, array)
+                put(backend, part, array, subset.places)
         lazy.step(rate, subset)
         if step == 15:
             done = lazy.done

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_threshold, flat, halves
+from fflm.backend.common import Scratch, activation_code, dropout_threshold, flat, halves
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
@@ -65,7 +65,10 @@ class CpuBackend:
         return numbers
 
     def recording(self) -> Recording:
-        return lambda step, *arguments: step(*arguments)
+        return lambda step, **arguments: step(**arguments)
+
+    def padded(self, rows: int) -> int:
+        return rows
 
     def copy(self, values: Array, copied: Array, *, source: int = 0, target: int = 0) -> None:
         columns = min(values.shape[1] - source, copied.shape[1] - target)
@@ -326,16 +329,13 @@ class CpuBackend:
         idle: Array,
         keeps: Array,
         *,
-        rate: float,
+        numbers: Any,
         beta1: float,
         beta2: float,
         epsilon: float,
-        step: int,
     ) -> None:
-        if step:
-            numbers = map(weight.dtype.type, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-            threads = self._shares(2 * weight.size)
-            kernels.adam_catch_up(weight, first, second, idle, keeps, *numbers, threads)
+        constants = map(weight.dtype.type, (numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
+        kernels.adam_catch_up(weight, first, second, idle, keeps, *constants, self._shares(2 * weight.size))
 
 
 def _add_other_parts(statistics: Array, count: int, part: SoftmaxPart | None) -> None:

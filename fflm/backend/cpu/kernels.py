@@ -205,11 +205,12 @@ def max_pool_backward(sources, d_pooled, d_embeddings, threads, t):
 
 @kernel()
 def put_rows(values, rows, array, threads, t):
-    """Write values (R, m) to the rows with the indices rows (R,) of array (N, m)."""
+    """Write values (R, m) to the rows with the indices rows (R,) of array (N, m), except where the index is -1."""
     low, high = share(len(rows), threads, t)
     for i in range(low, high):
-        for j in range(array.shape[1]):
-            array[rows[i], j] = values[i, j]
+        if rows[i] >= 0:
+            for j in range(array.shape[1]):
+                array[rows[i], j] = values[i, j]
 
 
 @kernel()

@@ -1,4 +1,4 @@
-"""The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in single or mixed precision."""
+"""The CUDA backend: the operations of `protocol.Backend` on arrays in a GPU's memory, in float32, TF32 or mixed precision."""
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fflm.backend.common import Scratch, activation_code, adam_corrections, dropout_threshold, flat, halves
+from fflm.backend.common import Scratch, activation_code, dropout_threshold, flat, halves
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.communication import connect_gpus
 from fflm.backend.cuda.graphs import GraphRecording, PlacedNumbers, packed
@@ -19,20 +19,22 @@ from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, Reserve, memory_
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
 from fflm.backend.cuda.single import make_single_product
+from fflm.backend.cuda.tf32 import make_tf32_product
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
 from fflm.parallel.communicator import Communicator
 
 PARTS = 1024
 """Maximum number of blocks that reduce an array, each of which has one result, or that process several arrays."""
 
-TABLES = 16
-"""Maximum number of tables of addresses that are kept."""
+TABLES = 64
+"""Maximum number of tables of addresses that are kept. A step needs up to three, and if they are dropped, its graph is, too."""
 
-PRODUCTS = {form: make_single_product(form) for form in FORMS}
-"""The kernels of matrix products in single precision, by their form."""
-
-MIXED_PRODUCTS = {form: make_mixed_product(form) for form in FORMS}
-"""The kernels of matrix products in mixed precision, by their form."""
+PRODUCTS = {
+    "fp32": {form: make_single_product(form) for form in FORMS},
+    "tf32": {form: make_tf32_product(form) for form in FORMS},
+    "mixed": {form: make_mixed_product(form) for form in FORMS},
+}
+"""The kernels of matrix products by their precision and form."""
 
 WAVE = 264
 """Number of blocks of a product that run at the same time on an H200: two on each of its 132 multiprocessors.
@@ -117,16 +119,17 @@ class CudaBackend:
 
     Parameters
     ----------
-    mixed
-        Whether to train in mixed precision: matrix products round their operands to float16 and add in float32 (Micikevicius et
-        al. 2018). All arrays that outlive an operation are float32.
+    precision
+        The precision of matrix products: ``fp32``; ``tf32``, where tensor cores multiply operands that are rounded to TF32; or
+        ``mixed``, where they are rounded to float16 (Micikevicius et al. 2018). All add in float32, and all arrays that outlive
+        an operation are float32.
     """
 
     name = "cuda"
 
-    def __init__(self, mixed: bool = False) -> None:
-        self.mixed, self._memory = mixed, memory_size()
-        self.softmax_bytes = softmax_bytes(self._memory, mixed)
+    def __init__(self, precision: str = "fp32") -> None:
+        self.precision, self._memory = precision, memory_size()
+        self.softmax_bytes = softmax_bytes(self._memory, self.mixed)
         self._scratch, self._copies = Scratch(self.empty), PinnedCopies()
         self._borrow = self._scratch.borrow
         self._one = self.upload(np.zeros(1, np.float32))
@@ -134,12 +137,17 @@ class CudaBackend:
         self._no_unit = self.upload(np.ones(2, np.float32))
 
     @property
+    def mixed(self) -> bool:
+        """Whether operands are halves."""
+        return self.precision == "mixed"
+
+    @property
     def full_precision(self) -> "CudaBackend":
         """The backend in single precision, with the same scratch memory as this one."""
-        if not self.mixed:
+        if self.precision == "fp32":
             return self
         single = copy(self)
-        single.mixed, single.softmax_bytes = False, softmax_bytes(self._memory, mixed=False)
+        single.precision, single.softmax_bytes = "fp32", softmax_bytes(self._memory, mixed=False)
         return single
 
     def _launch(self, kernel: Any, grid: int | tuple[int, ...], *arguments: Any) -> None:
@@ -175,8 +183,8 @@ class CudaBackend:
         """Compute a product c = op(a) op(b) of one of the `FORMS`.
 
         `products` describes the arguments; ``statistics`` are ``highest`` and ``totals``. The operands a and b are results of
-        `_operand`. In mixed precision, ``scale`` is alpha, and ``unit`` is as for `mixed.make_mixed_product`; in single precision
-        both are ignored. For arguments that the form does not use, the kernel gets arrays of one number.
+        `_operand`. In mixed precision, ``scale`` is alpha, and ``unit`` is as for `mixed.make_mixed_product`; otherwise both are
+        ignored. For arguments that the form does not use, the kernel gets arrays of one number.
         """
         rows, columns = c.shape if statistics is None else (len(a), len(b))
         grid = -(-columns // COLUMNS), -(-rows // ROWS)
@@ -189,7 +197,7 @@ class CudaBackend:
         slopes = slopes or Slopes(self._one_matrix, self._one_id, 0.0, 0.0)
         units = (c_float(scale), self._no_unit if unit is None else unit) if self.mixed else ()
         self._launch(
-            (MIXED_PRODUCTS if self.mixed else PRODUCTS)[form],
+            PRODUCTS[self.precision][form],
             (*grid, parts),
             a,
             b,
@@ -214,8 +222,8 @@ class CudaBackend:
     def _operand(self, name: str, values: Array, unit: Array = None) -> Array:
         """Return a matrix (M, N) as an operand of products.
 
-        In single precision, this is the matrix itself; in mixed precision, it is the matrix times ``unit[0]``, rounded to halves,
-        in the scratch memory with this name.
+        In mixed precision, this is the matrix times ``unit[0]``, rounded to halves, in the scratch memory with this name;
+        otherwise it is the matrix itself.
         """
         if not self.mixed:
             return values
@@ -225,7 +233,7 @@ class CudaBackend:
         return halves
 
     def _unit(self, values: Array) -> Array:
-        """Return the power of two that makes the largest of some gradients about 2^14, and its inverse: (2,); None in fp32."""
+        """Return the power of two that makes the largest of gradients about 2^14, and its inverse: (2,); None if not mixed."""
         if not self.mixed:
             return None
         scales = self._borrow("unit", (2,))
@@ -264,6 +272,10 @@ class CudaBackend:
 
     def recording(self) -> Recording:
         return GraphRecording(self)
+
+    def padded(self, rows: int) -> int:
+        unit = max(COLUMNS, 1 << max(0, rows.bit_length() - 4))  # from COLUMNS on, at most one eighth is added
+        return -(-rows // unit) * unit
 
     @contextmanager
     def own_memory(self, reserve: Reserve, buffers: dict[Hashable, Array]) -> Iterator[None]:
@@ -621,12 +633,10 @@ class CudaBackend:
         idle: Array,
         keeps: Array,
         *,
-        rate: float,
+        numbers: Any,
         beta1: float,
         beta2: float,
         epsilon: float,
-        step: int,
     ) -> None:
-        if step:
-            numbers = map(c_float, (rate, beta1, beta2, epsilon, *adam_corrections(beta1, beta2, step)))
-            self._launch(kernels.adam_catch_up, len(weight), weight, first, second, idle, keeps, *numbers)
+        constants = map(c_float, (beta1, beta2, epsilon))
+        self._launch(kernels.adam_catch_up, len(weight), weight, first, second, idle, keeps, numbers.reals, *constants)

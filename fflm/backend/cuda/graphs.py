@@ -9,7 +9,7 @@ Management". No graph has run on a GPU yet.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,7 @@ class PlacedNumbers(NamedTuple):
     @classmethod
     def of(cls, words: DeviceArray) -> PlacedNumbers:
         """Return the numbers that are packed in words (6,) uint32."""
-        return cls(words[:2], words[2:].reinterpreted(np.float32))
+        return cls(words[:2], words.part(8, (4,), np.float32))
 
 
 def packed(numbers: StepNumbers) -> npt.NDArray[np.uint32]:
@@ -52,18 +52,53 @@ def packed(numbers: StepNumbers) -> npt.NDArray[np.uint32]:
     return np.concatenate([halves(numbers.step), reals.view(np.uint32)])
 
 
-class _Step:
-    """A step for arguments of certain shapes: the memory of its arguments, and the graph once it is recorded."""
+PLACE = 16
+"""The arguments of a step begin at multiples of so many bytes, because kernels read four numbers at a time."""
 
-    def __init__(self, arrays: list[DeviceArray], arguments: list[Any]) -> None:
-        self.arrays, self.arguments = arrays, arguments
+
+class _Step:
+    """A step for arguments of certain shapes: the memory of its arguments, and the graph once it is recorded.
+
+    The arguments are packed one after another, so that they are sent in one copy.
+
+    Parameters
+    ----------
+    backend
+        The backend.
+    arguments
+        NumPy arrays and `StepNumbers` of the shapes, by their names.
+    """
+
+    def __init__(self, backend: CudaBackend, arguments: Mapping[str, Any]) -> None:
+        arrays = {name: _as_array(each) for name, each in arguments.items()}
+        ends = np.cumsum([-(-array.nbytes // PLACE) * PLACE for array in arrays.values()])
+        self._packed = np.zeros(ends[-1], np.uint8)
+        self._sent = backend.empty(self._packed.shape, np.uint8)
+        self.places: dict[str, npt.NDArray[Any]] = {}
+        self.arguments: dict[str, Any] = {}
+        for (name, array), end in zip(arrays.items(), ends.tolist(), strict=True):
+            begin = end - -(-array.nbytes // PLACE) * PLACE
+            self.places[name] = self._packed[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+            there = self._sent.part(begin, array.shape, array.dtype)
+            self.arguments[name] = PlacedNumbers.of(there) if isinstance(arguments[name], StepNumbers) else there
         self.rehearsed = False
         self.graph: Any = None
+
+    def send(self, backend: CudaBackend, arguments: Mapping[str, Any]) -> None:
+        """Copy arguments of these shapes to the GPU."""
+        for name, each in arguments.items():
+            self.places[name][...] = _as_array(each)
+        backend.send(self._packed, self._sent)
 
     def __del__(self) -> None:
         if self.graph is not None:
             with contextlib.suppress(CudaAPIError):  # the driver may be shut down already, or this process may be a forked one
                 driver.cuGraphExecDestroy(self.graph)
+
+
+def _as_array(argument: Any) -> npt.NDArray[Any]:
+    """Return an argument of a step as a NumPy array."""
+    return packed(argument) if isinstance(argument, StepNumbers) else argument
 
 
 class GraphRecording:
@@ -88,7 +123,7 @@ class GraphRecording:
         self._buffers.clear()
         memory.POOL.take_over(self._reserve)
 
-    def __call__(self, step: Callable[..., None], *arguments: Any) -> None:
+    def __call__(self, step: Callable[..., None], **arguments: Any) -> None:
         """Do a step, as `protocol.Recording` says.
 
         Raises
@@ -98,16 +133,11 @@ class GraphRecording:
         RuntimeError
             If the step sends arrays to the GPU when it is recorded.
         """
-        arrays = [packed(each) if isinstance(each, StepNumbers) else np.ascontiguousarray(each) for each in arguments]
-        key = tuple((array.shape, array.dtype) for array in arrays)
+        key = tuple((name, getattr(each, "shape", None), getattr(each, "dtype", None)) for name, each in arguments.items())
         found = self._steps.get(key)
         if found is None:
-            there = [self._backend.empty(array.shape, array.dtype) for array in arrays]
-            numbers = (isinstance(each, StepNumbers) for each in arguments)
-            found = _Step(there, [PlacedNumbers.of(each) if is_ else each for each, is_ in zip(there, numbers, strict=True)])
-            self._steps[key] = found
-        for array, copied in zip(arrays, found.arrays, strict=True):
-            self._backend.send(array, copied)
+            found = self._steps[key] = _Step(self._backend, arguments)
+        found.send(self._backend, arguments)
         if found.graph is None and not found.rehearsed:
             self._rehearse(found, step)
             return
@@ -117,11 +147,12 @@ class GraphRecording:
 
     def _rehearse(self, found: _Step, step: Callable[..., None]) -> None:
         """Do a step without a graph, and note whether all memory for it is there."""
-        taken = self._reserve.taken
+        taken, buffers = self._reserve.taken, dict(self._buffers)
         with self._backend.own_memory(self._reserve, self._buffers):
-            step(*found.arguments)
+            step(**found.arguments)
         found.rehearsed = self._reserve.taken == taken
-        if self._reserve.lost:  # memory that graphs use is not theirs any more
+        replaced = any(self._buffers.get(name) is not buffer for name, buffer in buffers.items())
+        if replaced or self._reserve.lost:  # memory that graphs use, with the content of buffers, is not theirs any more
             self._reserve.lost = False
             self._steps.clear()
 
@@ -134,7 +165,7 @@ class GraphRecording:
                 driver.cuStreamBeginCapture(stream, binding.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
                 try:
                     with work_in(stream), self._backend.own_memory(self._reserve, self._buffers):
-                        step(*found.arguments)
+                        step(**found.arguments)
                 except BaseException:
                     with contextlib.suppress(CudaAPIError):  # the capture is invalid
                         graph = driver.cuStreamEndCapture(stream)

@@ -11,7 +11,12 @@ and t = lane % 4, and let (i, j) denote the pair of the elements (i, j) and (i, 
     B (16, 8)       pairs of its transpose (8, 16): (g, 2t), (g, 2t + 8)
     C (16, 8)       float32: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
 
-Source: PTX ISA 9.0, sections 9.7.14.5.8 (fragments), 9.7.14.5.14 (mma), 9.7.14.5.15 (ldmatrix), 9.7.9.22 (cvt).
+For TF32, each register has one number, a float32 whose last 13 bits are zeros, and
+
+    A (16, 8)       (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)
+    B (8, 8)        (t, g), (t + 4, g)
+
+Source: PTX ISA 9.0, sections 9.7.14.5.6 and 9.7.14.5.8 (fragments), 9.7.14.5.14 (mma), 9.7.14.5.15 (ldmatrix), 9.7.9.22 (cvt).
 """
 
 from typing import Any
@@ -81,6 +86,30 @@ def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
         return cgutils.pack_array(builder, _assemble(builder, code, [_FLOAT] * 4, registers, convergent=True))
 
     return floats(pairs, types.UniTuple(types.uint32, 2), floats), generate
+
+
+@intrinsic
+def multiply_add_tf32(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return the fragment of A B + C, given those of A (4), B (2) and C (4), all float32; all lanes of a warp call it."""
+    floats, two = types.UniTuple(types.float32, 4), types.UniTuple(types.float32, 2)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        code = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
+        left, right, added = (cgutils.unpack_tuple(builder, argument) for argument in arguments)
+        registers = [*(builder.bitcast(each, _INT) for each in (*left, *right)), *added]
+        return cgutils.pack_array(builder, _assemble(builder, code, [_FLOAT] * 4, registers, convergent=True))
+
+    return floats(floats, two, floats), generate
+
+
+@intrinsic
+def to_tf32(typingctx: Any, number: Any) -> Any:
+    """Return a float32 rounded to TF32, to the nearest number; of two equally near ones, that with the larger magnitude."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(_assemble(builder, "cvt.rna.tf32.f32 $0, $1;", [_INT], arguments)[0], _FLOAT)
+
+    return types.float32(types.float32), generate
 
 
 def _fragment_loader(name: str, transposed: str) -> Any:

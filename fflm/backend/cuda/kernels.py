@@ -335,10 +335,14 @@ def add_fixed_point(sums, scales, total):
 
 @kernel()
 def put_rows(values, rows, array):
-    """Write values (R, m) to the rows with the indices rows (R,) of array (N, m). Grid: one block per row of values."""
+    """Write values (R, m) to the rows with the indices rows (R,) of array (N, m), except where the index is -1.
+
+    Grid: one block per row of values.
+    """
     row = uint32(cuda.blockIdx.x)
-    for j in range(uint32(cuda.threadIdx.x), uint32(values.shape[1]), uint32(BLOCK)):
-        array[uint32(rows[row]), j] = values[row, j]
+    if rows[row] >= int32(0):
+        for j in range(uint32(cuda.threadIdx.x), uint32(values.shape[1]), uint32(BLOCK)):
+            array[uint32(rows[row]), j] = values[row, j]
 
 
 @kernel()
@@ -657,10 +661,14 @@ def adam_step(table, scale, reals, shrinks, l2, beta1, beta2, epsilon):
 
 
 @kernel()
-def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2):
-    """Compute `Backend.adam_catch_up`: idle (R,), keeps (R,) -> weight, first and second (R, m). Grid: one block per row."""
+def adam_catch_up(weight, first, second, idle, keeps, reals, beta1, beta2, epsilon):
+    """Compute `Backend.adam_catch_up`: idle (R,), keeps (R,), reals (4,) of the last step -> weight, first and second (R, m).
+
+    Grid: one block per row.
+    """
     row = uint32(cuda.blockIdx.x)
     steps = idle[row]
+    rate, correction1, correction2 = reals[uint32(RATE)], reals[uint32(CORRECTION1)], reals[uint32(CORRECTION2)]
     if steps > float32(0):
         kept1, kept2 = beta1**steps, beta2**steps
         scale = rate * correction1 * beta1 * (float32(1) - kept1) / (float32(1) - beta1)

@@ -287,9 +287,9 @@ class DeviceArray:
         row = self.words[-len(self.shape)]
         return DeviceArray((max(0, stop - start), *self.shape[1:]), self.dtype, self._memory, self.address + start * row)
 
-    def reinterpreted(self, dtype: Any) -> "DeviceArray":
-        """Return the same memory as an array of another dtype, whose elements have the same size."""
-        return DeviceArray(self.shape, dtype, self._memory, self.address)
+    def part(self, begin: int, shape: tuple[int, ...], dtype: Any) -> "DeviceArray":
+        """Return a part of the memory, from byte number ``begin`` on, as an array of any shape and dtype."""
+        return DeviceArray(shape, dtype, self._memory, self.address + begin)
 
     def clear(self) -> None:
         """Set all elements to 0, after the work that was requested before."""

@@ -29,7 +29,7 @@ from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import kernels as cuda_kernels
 from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import mixed as cuda_mixed
-from fflm.backend.cuda.backend import MIXED_PRODUCTS, PRODUCTS, SPAN, WAVE, CudaBackend, divide
+from fflm.backend.cuda.backend import PRODUCTS, SPAN, WAVE, CudaBackend, divide
 from fflm.backend.cuda.launching import signature
 from fflm.backend.cuda.memory import use_gpu
 from fflm.backend.protocol import Dropout, StepNumbers
@@ -54,25 +54,25 @@ REGISTERS = 128
 """Limit of registers of a thread: two blocks of 256 threads share the 65,536 registers of a multiprocessor."""
 
 
-ALL_PRODUCTS = PRODUCTS | {f"mixed {name}": product for name, product in MIXED_PRODUCTS.items()}
+ALL_PRODUCTS = {f"{precision} {form}": product for precision, own in PRODUCTS.items() for form, product in own.items()}
 
 
 class Recorder(CudaBackend):
     """A backend that records launches of kernels, and computes nothing."""
 
-    def __init__(self, mixed):
+    def __init__(self, precision):
         self.launches = {}
-        super().__init__(mixed)
+        super().__init__(precision)
 
     def _run(self, kernel, blocks, arguments):
         name = next((name for name, product in ALL_PRODUCTS.items() if product is kernel), kernel.py_func.__name__)
         self.launches[name] = kernel, signature(arguments)
 
 
-def recorded_launches(mixed):
+def recorded_launches(precision):
     """Run every operation; return all kernels with the types of their arguments, by name."""
     gpu_backend()
-    backend = Recorder(mixed)
+    backend = Recorder(precision)
 
     def ones(*shape, dtype=np.float32):
         return backend.upload(np.ones(shape, dtype))
@@ -110,11 +110,11 @@ def recorded_launches(mixed):
     backend.rmsprop_step([one], [one], [one], decay=0.9, epsilon=1e-3, **numbers)
     adam = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3}
     backend.adam_step([one], [one], [one], [one], **numbers, **adam, shrinks=True)
-    backend.adam_catch_up(one, one, one, two, two, **adam, rate=0.1, step=3)
+    backend.adam_catch_up(one, one, one, two, two, **adam, numbers=placed)
     return backend.launches
 
 
-LAUNCHES = recorded_launches(mixed=False) | recorded_launches(mixed=True)
+LAUNCHES = {name: launch for precision in PRODUCTS for name, launch in recorded_launches(precision).items()}
 
 
 def test_every_cuda_kernel_is_launched_by_an_operation():
@@ -155,8 +155,7 @@ def count_instructions(cubin, folder):
 
 
 KERNELS = {
-    "products": list(PRODUCTS),
-    "mixed products": [f"mixed {name}" for name in MIXED_PRODUCTS],
+    **{precision: [f"{precision} {form}" for form in own] for precision, own in PRODUCTS.items()},
     "others": [name for name in LAUNCHES if name not in ALL_PRODUCTS],
 }
 """The names of kernels that are linked at once, because the disassembler takes half a second to start."""
@@ -182,12 +181,15 @@ def test_kernels_use_no_stack_spills_or_double_precision(group, capability, tmp_
     for kernel, found in instructions.items():
         assert sum(found.values()) > 10, kernel
         assert not [each for each in found if re.match(r"LDL|STL|D(ADD|MUL|FMA|SETP|MNMX)|.*F64", each)], kernel
-        if group == "products":  # in a step 8 lines of 8 x 8 products, and the loads of their factors
+        if group == "fp32":  # in a step 8 lines of 8 x 8 products, and the loads of their factors
             assert found["FFMA"] >= 8 * 8 * 8, kernel
             assert found["LDS.128"] == 8 * 4, kernel
-        mixed = group == "mixed products"  # in a step 2 x 4 x 4 products of fragments on tensor cores, and their loads
-        assert sum(count for each, count in found.items() if each.startswith("HMMA.16816.F32")) == 32 * mixed, kernel
-        assert sum(count for each, count in found.items() if each.startswith("LDSM")) == 12 * mixed, kernel
+        # In a step 2 x 4 x 4 products of fragments on tensor cores, and the loads of their factors.
+        tensor_cores = {each: count for each, count in found.items() if each.startswith("HMMA")}
+        expected = {"mixed": {"HMMA.16816.F32": 32}, "tf32": {"HMMA.1688.F32.TF32": 32}}.get(group, {})
+        assert tensor_cores == expected, kernel
+        assert group != "tf32" or found["LDS"] >= 2 * (4 * 4 + 4 * 2), kernel
+        assert sum(count for each, count in found.items() if each.startswith("LDSM")) == 12 * (group == "mixed"), kernel
 
 
 def test_compiled_kernels_are_cached_on_disk(tmp_path):
@@ -197,7 +199,7 @@ import test_cuda
 from fake_cuda import install_fake_driver
 
 install_fake_driver()
-for name in ("add", "normalizers", "logits", "mixed logits"):
+for name in ("add", "fp32 normalizers", "fp32 logits", "mixed logits"):
     kernel, types = test_cuda.LAUNCHES[name]
     code = kernel.compile(types)._codelibrary.get_asm_str()
     print(hash(code), len(kernel.stats.cache_hits))
@@ -377,8 +379,8 @@ def test_gpu_in_forked_process_is_refused():
 
 
 @pytest.mark.skipif(devices.device == "cuda", reason="a real GPU does not record what waits")
-@pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "mixed"])
-def test_training_step_synchronizes_only_for_its_results(monkeypatch, mixed):
+@pytest.mark.parametrize("precision", ["fp32", "mixed"])
+def test_training_step_synchronizes_only_for_its_results(monkeypatch, precision):
     from numba.cuda.cudadrv.driver import driver
 
     calls = []
@@ -386,7 +388,7 @@ def test_training_step_synchronizes_only_for_its_results(monkeypatch, mixed):
     def noted(name, function):
         return lambda *arguments: (calls.append(name), function(*arguments))[1]
 
-    backend = gpu_backend(mixed)
+    backend = gpu_backend(precision)
     waiting = ("cuCtxSynchronize", "cuStreamSynchronize", "cuMemcpyHtoD", "cuMemcpyDtoH")
     for name in (*waiting, "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuGraphLaunch"):
         monkeypatch.setitem(vars(driver), name, noted(name, getattr(driver, name)))
@@ -466,7 +468,7 @@ def test_gpu_benchmark_compares_operations_with_float64():
     backend = gpu_backend()
     sizes = {"rows": 9, "words": 70, "size": 5, "width": 7}
     assert gpu.operations(backend, **sizes)["wrong"] == []
-    assert gpu.operations(gpu_backend(mixed=True), "mixed", **sizes)["wrong"] == []
+    assert gpu.operations(gpu_backend("mixed"), "mixed", **sizes)["wrong"] == []
     backend.log_probabilities = lambda hidden, weight, bias, logs: backend.clear(logs)
     assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
 

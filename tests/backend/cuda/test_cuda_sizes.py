@@ -23,7 +23,7 @@ from fflm.backend.cuda.products import read_four
 from fflm.backend.cuda.single import add_four
 from fflm.backend.protocol import StepNumbers
 
-BACKEND = gpu_backend(devices.mixed)
+BACKEND = gpu_backend("mixed" if devices.mixed else "fp32")
 
 REAL = devices.device == "cuda"
 
@@ -89,7 +89,7 @@ def test_memory_of_softmax_grows_with_that_of_the_gpu(gigabytes, mixed, expected
 
 def test_backend_asks_for_the_memory_of_the_gpu(monkeypatch):
     monkeypatch.setattr(cuda_backend, "memory_size", lambda: 32 * 2**30)
-    mixed = gpu_backend(mixed=True)
+    mixed = gpu_backend("mixed")
     assert (mixed.softmax_bytes, mixed.full_precision.softmax_bytes) == (8 * 2**30, 4 * 2**30)
 
 
@@ -181,7 +181,7 @@ def test_maximum_of_numbers_with_nan_is_nan(place):
 
 def test_largest_gradients_stay_finite_as_halves():
     """The largest gradient is scaled to just below 2^15; at twice that, rounding would make it infinite."""
-    backend, largest = gpu_backend(mixed=True), np.nextafter(np.float32(2), np.float32(0))
+    backend, largest = gpu_backend("mixed"), np.nextafter(np.float32(2), np.float32(0))
     ones, d_outputs = np.ones((3, 2), np.float32), np.full((3, 2), largest)
     arrays = on_gpu(ones, np.ones((2, 2), np.float32), ones, d_outputs, normal(2, 2), normal(2), normal(3, 2))
     inputs, weight, outputs, d_outputs, d_weight, d_bias, d_inputs = arrays
@@ -193,7 +193,7 @@ def test_largest_gradients_stay_finite_as_halves():
 @pytest.mark.parametrize(("penalty", "log_z"), [(0.0, 0.0), (1.0, 31.0)])
 def test_largest_gradients_of_logits_stay_finite_as_halves(penalty, log_z):
     """The gradient is -1 at an improbable target; with the penalty on normalizers, it is up to 64 (`mixed.SLOPE`)."""
-    backend = gpu_backend(mixed=True)
+    backend = gpu_backend("mixed")
     features, weight, bias = np.ones((1, 1), np.float32), np.zeros((2, 1), np.float32), np.float32([log_z, log_z - 99])
     results = on_gpu(normal(1), features, weight, bias)
     targets = np.ones(1, np.int32)

@@ -34,7 +34,7 @@ from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.training.events import Evaluation
 
-MIXED = gpu_backend(mixed=True)
+MIXED = gpu_backend("mixed")
 
 
 def on_gpu(*arrays):
@@ -80,35 +80,37 @@ def test_softmax_of_float16_values_is_accurate(rows, words, size, scale):
         assert_close(MIXED.download(found), wanted, HALF_SLOPES, unit=scale)
 
 
-@pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130), (260, 140, 40)])
-def test_mixed_operations_round_in_same_places_as_numpy(rows, words, size):
-    """For any float32 values the results equal those of NumPy with rounding in the same places."""
+def operations(backend, rows, words, size):
+    """Return the results of all products with random operands of these sizes, and the units of their tolerances."""
     generator = np.random.default_rng(0)
     shapes = (rows, size), (words, size), (words,), (rows, words)
     hidden, weight, bias, d_outputs = (generator.normal(size=shape).astype(np.float32) for shape in shapes)
     targets, noise = generator.integers(0, words, rows, np.int32), generator.poisson(2, words).astype(np.float32)
     before = weight[::-1].copy(), bias[::-1].copy()
+    x, w, b, t, k, d_y, d_w, d_b = map(backend.upload, (hidden, weight, bias, targets, noise, d_outputs * 1e-6, *before))
+    losses, d_x = backend.upload(np.zeros(rows, np.float32)), backend.upload(np.zeros_like(hidden))
+    y = backend.upload(np.zeros_like(d_outputs))
+    found = []
 
-    def results(backend):
-        x, w, b, t, k, d_y, d_w, d_b = map(backend.upload, (hidden, weight, bias, targets, noise, d_outputs * 1e-6, *before))
-        losses, d_x = backend.upload(np.zeros(rows, np.float32)), backend.upload(np.zeros_like(hidden))
-        y = backend.upload(np.zeros_like(d_outputs))
-        found = []
+    def note(*arrays, unit=0.0):
+        found.extend((backend.download(array).copy(), unit) for array in arrays)
 
-        def note(*arrays, unit=0.0):
-            found.extend((backend.download(array).copy(), unit) for array in arrays)
+    backend.affine(x, w, b, "tanh", y)
+    note(y)
+    backend.affine_backward(x, w, y, "tanh", d_y, 1.0, d_w, d_b, d_x)
+    note(d_w, d_b, d_x)
+    backend.output_gradients(x, w, b, t, 0.1, 0.05, 1 / rows, 0.0, losses, d_x, d_w, d_b)
+    note(losses, d_x, d_w, d_b, unit=1 / rows)  # the gradient of a single word nearly cancels
+    backend.nce_gradients(x, w, b, t, k, 1 / rows, 1.0, losses, d_x, d_w, d_b)
+    note(losses, d_x, d_w, d_b)
+    return found
 
-        backend.affine(x, w, b, "tanh", y)
-        note(y)
-        backend.affine_backward(x, w, y, "tanh", d_y, 1.0, d_w, d_b, d_x)
-        note(d_w, d_b, d_x)
-        backend.output_gradients(x, w, b, t, 0.1, 0.05, 1 / rows, 0.0, losses, d_x, d_w, d_b)
-        note(losses, d_x, d_w, d_b, unit=1 / rows)  # the gradient of a single word nearly cancels
-        backend.nce_gradients(x, w, b, t, k, 1 / rows, 1.0, losses, d_x, d_w, d_b)
-        note(losses, d_x, d_w, d_b)
-        return found
 
-    for (found, unit), (expected, _) in zip(results(MIXED), results(RoundingBackend()), strict=True):
+@pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (3, 127, 7), (5, 129, 3), (140, 300, 130), (260, 140, 40)])
+def test_mixed_operations_round_in_same_places_as_numpy(rows, words, size):
+    """For any float32 values the results equal those of NumPy with rounding in the same places."""
+    sizes = rows, words, size
+    for (found, unit), (expected, _) in zip(operations(MIXED, *sizes), operations(RoundingBackend(), *sizes), strict=True):
         assert_close(found, expected, SAME_ROUNDING, unit=unit)
 
 
@@ -160,7 +162,7 @@ def test_bugs_in_mixed_kernels_are_detected(bug, tmp_path, monkeypatch):
     changed = module_from_source(source.replace(text, replacement), tmp_path / f"products, {bug}.py")
     monkeypatch.setitem(sys.modules, products.__name__, changed)
     mixed = module_from_source(Path(cuda_mixed.__file__).read_text(encoding="utf-8"), tmp_path / f"mixed, {bug}.py")
-    monkeypatch.setitem(cuda_backend.MIXED_PRODUCTS, form, mixed.make_mixed_product(form))
+    monkeypatch.setitem(cuda_backend.PRODUCTS["mixed"], form, mixed.make_mixed_product(form))
 
     def check():
         test_products_of_float16_values_are_exact(33, 40, 7)
@@ -227,8 +229,10 @@ def test_prediction_uses_single_precision():
 def test_mixed_precision_needs_a_gpu(text):
     with pytest.raises(FflmError, match="mixed precision needs the device cuda"):
         train.start_session([text], Path("other.model"), precision="mixed")
-    with pytest.raises(FflmError, match="`precision` must be one of fp32, mixed, not 'half'"):
+    with pytest.raises(FflmError, match="`precision` must be one of fp32, mixed, tf32, not 'half'"):
         train.start_session([text], Path("other.model"), precision="half")
+    with pytest.raises(FflmError, match="TF32 needs the device cuda"):
+        train.start_session([text], Path("other.model"), precision="tf32")
     assert not Path("other.model").exists()
     result = fflm("train", text, "--precision", "mixed", "-o", "other.model", folder=Path())
     assert (result.returncode, result.stderr) == (1, "error: mixed precision needs the device cuda: on the CPU, train in fp32\n")

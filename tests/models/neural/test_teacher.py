@@ -51,7 +51,7 @@ def test_predictions_of_teacher_are_those_of_its_networks(folder, sample):
         contexts, _ = model.windows(text).batch(positions[1:])
         expected = model.log_probabilities(contexts).astype(float)
         if sample:
-            expected = expected[:, words] - offsets
+            expected = expected[:, words] + offsets
             expected -= np.logaddexp.reduce(expected, axis=1, keepdims=True)
         np.testing.assert_allclose(logs, expected, rtol=1e-5, atol=1e-5)
 
