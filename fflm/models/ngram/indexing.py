@@ -103,7 +103,7 @@ def _fill(work: Work, levels: Sequence[Sequence[tuple[Level, Estimates]]], path:
         else:
             lower *= len(own) // len(lower)  # the empty context belongs to all processes
             _set_contexts(work, path, words, slots, own, lower, length)
-            if not _enter(work, path, words, slots, own, lower):
+            if not _enter(work, path, words, slots, own, lower, length):
                 return False
         lower = own
     return True
@@ -116,7 +116,7 @@ def _set_contexts(work: Work, path: Path, words: int, slots: int, own: list[_Par
     for first, last in _parts(work, words, slots):
         entries = _mapped(path)
         for part, below in zip(own, lower, strict=True):
-            for chunk in chunks(part.level, below.level):
+            for chunk in chunks(part.level, below.level if length > 1 else None):
                 oldest = part.level.words.read(chunk.low, chunk.high)
                 back_offs = part.estimates.back_offs.read(chunk.low, chunk.high)
                 if length == 1:
@@ -128,10 +128,10 @@ def _set_contexts(work: Work, path: Path, words: int, slots: int, own: list[_Par
                 kernels.set_back_offs(entries, words, slots, first, last, above, parents, oldest, back_offs, numbers)
 
 
-def _enter(work: Work, path: Path, words: int, slots: int, own: list[_Part], lower: list[_Part]) -> bool:
+def _enter(work: Work, path: Path, words: int, slots: int, own: list[_Part], lower: list[_Part], length: int) -> bool:
     """Enter the n-grams of contexts; return whether there was room for all."""
     for part, below in zip(own, lower, strict=True):
-        for chunk in chunks(part.level, below.level):
+        for chunk in chunks(part.level, below.level if length > 1 else None):
             lower_starts = ends(below.level.starts, int(chunk.parents[0]), int(chunk.parents[-1]) + 1)
             among = int(lower_starts[0]), int(lower_starts[-1])
             keys = np.empty(chunk.grams[1] - chunk.grams[0], np.uint64)
