@@ -42,14 +42,19 @@ def test_model_depends_neither_on_memory_nor_on_processes(drawn, prune, prune_en
         estimated = estimate_on_disk(Work(Path(folder), 0, communicator), *given_)
         result = bits(estimated.arrays), estimated.details, [path.name for path in Path(folder).glob("run-*")]
         communicator.barrier()  # others read the same files
-        return result
+        index = None
+        if communicator.first and estimated.levels:
+            index = build_index(Work(Path(folder), 0), estimated.levels, len(given_[1]) + 1)[1].read().tobytes()
+        return result, index
 
     with pytest.MonkeyPatch.context() as patched, TemporaryDirectory() as one, TemporaryDirectory() as other:
-        expected = run(one)
+        expected, index = run(one)
         patched.setattr(counting, "SMALLEST_BLOCK", block)
         patched.setattr(counting, "_ROWS", 3)
         patched.setattr(counting, "_GRAMS", 4)
-        assert in_processes(size, lambda communicator: run(other, communicator)) == [expected] * size
+        found = in_processes(size, lambda communicator: run(other, communicator))
+        assert [result for result, _ in found] == [expected] * size
+        assert found[0][1] == index
 
 
 def test_index_that_is_made_part_by_part_finds_all_ngrams(tmp_path):
