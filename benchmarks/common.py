@@ -124,7 +124,12 @@ def check_sizes(name: str, corpus: Corpus) -> None:
         sys.exit(f"{name} should have {SIZES[name]} words and tokens, not {found}: download it with `fflm corpus get`")
 
 
-def in_turns(steps: Mapping[Any, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3) -> dict[Any, list[float]]:
+def in_turns(
+    steps: Mapping[Any, Callable[[], Any]],
+    rounds: int,
+    turn_seconds: float = 0.3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Any, list[float]]:
     """Time several functions in turns, so that other load on the machine affects all of them.
 
     Parameters
@@ -135,6 +140,8 @@ def in_turns(steps: Mapping[Any, Callable[[], Any]], rounds: int, turn_seconds: 
         The number of turns of each function. The order is random in every round.
     turn_seconds
         The minimum duration of a turn.
+    clock
+        The time in seconds; `time.process_time` for work on one core, which other load then affects less.
 
     Returns
     -------
@@ -146,8 +153,8 @@ def in_turns(steps: Mapping[Any, Callable[[], Any]], rounds: int, turn_seconds: 
         for name in random.sample(list(steps), len(steps)):
             time.sleep(0.05)  # the threads of the previous function spin for a while before they sleep
             steps[name]()
-            count, started = 0, time.perf_counter()
-            while (elapsed := time.perf_counter() - started) < turn_seconds or not count:
+            count, started = 0, clock()
+            while (elapsed := clock() - started) < turn_seconds or not count:
                 steps[name]()
                 count += 1
             times[name].append(elapsed / count)

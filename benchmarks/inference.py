@@ -29,13 +29,14 @@ from torch.nn import functional
 from torch_network import TorchNetwork
 
 from fflm.backend.cpu.backend import CpuBackend
-from fflm.models.generation import Prefix, beam_search, read_prefix, sample
+from fflm.models.generation import beam_search, read_prefix, sample
 from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.train import default_averages
 from fflm.models.scoring import score_hypotheses
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
+from fflm.text.prefixes import Prefix
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import Vocabulary

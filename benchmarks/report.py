@@ -331,9 +331,9 @@ line from Python.
 How fflm compares with KenLM depends on the machine; see the note at the top of this page.
 
 The next table has the test perplexities of the same models on Brown, one sentence per line ({count(score["tokens"])} tokens, OOV
-rate {score["unknown_share"]:.2%}, vocabulary {count(score["vocabulary"])}, {score["rule"]}; {score["policy"]}). The last row is
-computed from unnormalized scores: log Z is not exactly zero (the mean of |log Z| is {normalizers["mean_absolute"]:.2f}, the largest
-{normalizers["worst"]:.1f}), so this row is not a perplexity.
+rate {score["unknown_share"]:.2%}, vocabulary {count(score["vocabulary"])}, {score["rule"]}; {score["policy"]}). Fast scores are not
+normalized: log Z is not exactly zero (the mean of |log Z| is {normalizers["mean_absolute"]:.2f}, the largest
+{normalizers["worst"]:.1f}), so their rows are not perplexities.
 
 {table(["model", "perplexity", "bits per character"], quality)}
 

@@ -109,7 +109,7 @@ def their_vocabulary(mode: str, file: Path) -> set[str]:
 def our_ids(settings: TextSettings, vocabulary: Vocabulary, text: str) -> np.ndarray:
     """Return the ids of a text, (N,) int32."""
     encoder = Encoder(settings, vocabulary)
-    return np.concatenate([encoder.encode(chunk)[0] for chunk in chunks(text)])
+    return np.concatenate([encoder.encode_chunk(chunk.encode())[0] for chunk in chunks(text)])
 
 
 def chunks(text: str) -> Iterator[str]:

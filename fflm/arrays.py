@@ -300,6 +300,20 @@ def stored_checksum(path: Path) -> str:
         return checksum
 
 
+def stored_header(path: Path) -> str:
+    """Return what the header of a file says: its checksum and JSON value, the names, types and shapes of its arrays.
+
+    Raises
+    ------
+    FflmError
+        If the file is missing, or is not such a file.
+    """
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+        arrays = [(name, each.get_dtype(), each.get_shape()) for name, each in slices.items()]
+        return json.dumps([arrays, file.metadata()], sort_keys=True)
+
+
 def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the arrays in a file by name, without reading the arrays.
 

@@ -25,6 +25,7 @@ from numba.core.caching import _Cache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, CompileResult
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.experimental import structref
 
@@ -141,7 +142,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the cached result for a signature, or None, after logging a message, if the function must be compiled."""
-        target_context.refresh()
+        rtsys.initialize(target_context)  # not all of the context, which takes Numba long and which it prepares to compile
         file = self._file(sig, target_context.codegen())
         for folder in cache_folders():
             try:

@@ -85,6 +85,29 @@ def blanks_at(context, text, place, separator):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def characters_at(context, text, place):  # type: ignore[no-untyped-def]
+    """Return at which of the 64 bytes from a place on a character of UTF-8 begins: the bits of a uint64, as of `blanks_at`."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        vector = ir.VectorType(_BYTE, BYTES)
+        address = builder.bitcast(_address(context, builder, signature, arguments), vector.as_pointer())
+        continuations = ir.Constant(vector, [-64] * BYTES)  # as signed numbers, the bytes that continue one are less than these
+        return builder.bitcast(builder.icmp_signed(">=", builder.load(address, align=1, typ=vector), continuations), _WORD)
+
+    return types.uint64(text, types.uint64), call
+
+
+@intrinsic
+def ones(context, value):  # type: ignore[no-untyped-def]
+    """Return the number of one bits of a uint64."""
+
+    def call(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), call
+
+
+@intrinsic
 def trailing_zeros(context, value):  # type: ignore[no-untyped-def]
     """Return the number of zero bits below the lowest one bit of a uint64, which must not be 0."""
 

@@ -14,6 +14,7 @@ from fflm.backend.devices import choose_device, device_backend
 from fflm.errors import FflmError
 from fflm.models.classifier.model import TextClassifier
 from fflm.models.mixture.cache import NeuralCache
+from fflm.models.mixture.model import Mixture
 from fflm.models.neural.fast import FastScorer
 from fflm.models.neural.model import NeuralModel
 from fflm.models.ngram.arpa import write_arpa
@@ -23,7 +24,7 @@ from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.text.numbering import Numbering
-from fflm.text.tokenizer import Tokenizer
+from fflm.text.settings import TextSettings
 from fflm.training.examples import Rows
 from fflm.training.settings import OptimizerName, TrainingSettings
 from fflm.training.trainer import Trainer
@@ -91,9 +92,9 @@ def warm_up(device: Device = "cpu") -> Iterator[str]:
 
 def _read() -> None:
     """Compile the kernels that read text."""
-    numbering = Numbering(Tokenizer())
-    numbering.number("the cat " * (1 << 17))  # kernels are used once a text has this length
-    numbering.number(" ".join(map(str, range(5000))))
+    numbering = Numbering(TextSettings())
+    numbering.number(b"the cat " * (1 << 17))  # kernels are used once a text has this length
+    numbering.number(" ".join(map(str, range(5000))).encode())
 
 
 def _language_models(folder: Path, device: Device) -> None:
@@ -131,7 +132,7 @@ def _scorers(folder: Path) -> None:
     scorer.losses_of_text(ids)
     cache = NeuralCache(5, 10.0, scorer.model)
     cache.losses_of_text(ids)
-    cache.log_probabilities(ids[None, : cache.window])
+    Mixture({"network": scorer.model, "cache": cache}, [0.5, 0.5]).next_words("The cat", 3)
     for each in (ngram, scorer, scorer.model):
         each.scores(_TEXT.splitlines()[:1])
     sentences = train_ngram([folder / "text.txt"], folder / "sentences.ngram", 3, mode="sentence")

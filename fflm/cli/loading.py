@@ -12,9 +12,9 @@ from fflm.cli.tables import printable
 
 if TYPE_CHECKING:
     from fflm.models.folder import Kind
-    from fflm.models.generation import Prefix
     from fflm.models.language_model import LanguageModel
     from fflm.models.vectors import Vectors
+    from fflm.text.prefixes import Prefix
 
 Result = TypeVar("Result")
 

@@ -10,8 +10,8 @@ from fflm.cli.options import device_option, json_option, model_option, prefix_op
 from fflm.cli.report import echo_json, show_word
 
 if TYPE_CHECKING:
-    from fflm.models.generation import Prefix
     from fflm.models.language_model import LanguageModel
+    from fflm.text.prefixes import Prefix
 
 
 @click.command()

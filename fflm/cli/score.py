@@ -178,7 +178,7 @@ def _load(path: Path | None, request: Request) -> "tuple[Path, LineScorer, Part 
     return path, scorer, part
 
 
-def _score(scorer: "TextScorer", part: "Part | None", request: Request) -> "Score":
+def _score(scorer: "LineScorer", part: "Part | None", request: Request) -> "Score":
     """Return the score of a part or of the inputs, after printing the scores of their sentences or words if requested."""
     from fflm.models import scoring
     from fflm.models.mixture.model import ComponentScorer

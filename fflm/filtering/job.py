@@ -20,7 +20,7 @@ from fflm.filtering.records import Part
 from fflm.filtering.settings import FilterSettings, bare
 from fflm.filtering.sources import Source, file_system, find_sources, is_url, publish
 from fflm.filtering.worker import FilterWorker, Result, Task, prepare_worker
-from fflm.models.folder import fingerprint
+from fflm.models.folder import fingerprint, has_fingerprint
 from fflm.processors import usable_processors
 from fflm.signals import ctrl_c
 from fflm.stored import read_json
@@ -210,8 +210,8 @@ class FilterJob:
         self._folder = folder
         self._model = Path(about["model"])
         with os_errors_as_fflm_error(f"read {self._model}"):
-            found = fingerprint(self._model)
-        if found != about["fingerprint"]:
+            same = has_fingerprint(self._model, about["fingerprint"])
+        if not same:
             raise FflmError(f"{self._model} has changed since the job began: restore it, or {REMEDY}")
         self.journal = Journal(folder)
         self._threshold: float | None = None

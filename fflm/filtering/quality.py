@@ -10,7 +10,7 @@ from fflm.filtering.settings import Selection
 from fflm.models.base import LineScorer
 from fflm.models.load import load_language_model
 from fflm.models.neural.fast import make_fast_scorer
-from fflm.text.lines import LineEncoder, with_newlines
+from fflm.text.encoder import Encoder, with_newlines
 
 MEASURES = np.dtype([("loss", "f8"), ("tokens", "i8"), ("words", "i8"), ("unknown", "i8"), ("characters", "i8"), ("bytes", "i8")])
 """What is measured of a document: the sum of -log p, nats; the numbers of tokens, of those that are not ``</s>``, of those that
@@ -37,7 +37,7 @@ class DocumentScorer:
 
     def __init__(self, model: LineScorer) -> None:
         self.model = model
-        self._encoder = LineEncoder(model.text, model.vocabulary)
+        self._encoder = Encoder(model.text, model.vocabulary)
 
     @classmethod
     def load(cls, path: PathLike, fast: bool = False) -> "DocumentScorer":

@@ -16,12 +16,13 @@ from fflm.network.config import CELLS, NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.signals import raise_cause
+from fflm.text.prefixes import PrefixReader
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
 
 if TYPE_CHECKING:
-    from fflm.text.lines import LineEncoder
+    from fflm.text.encoder import Encoder
 
 Temperature: TypeAlias = Annotated[float, Meta(ge=0)]
 TopP: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
@@ -128,17 +129,17 @@ class LineScorer(TextScorer, Protocol):
         return -_sums_of_lines(self._line_losses(ids, borders), borders)
 
     @cached_property
-    def _encoder(self) -> "LineEncoder":
-        from fflm.text.lines import LineEncoder  # here, because it imports Numba, which takes longer than inspecting a model
+    def _encoder(self) -> "Encoder":
+        from fflm.text.encoder import Encoder  # here, because it imports Numba, which takes longer than inspecting a model
 
-        return LineEncoder(self.text, self.vocabulary)
+        return Encoder(self.text, self.vocabulary)
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return -log p of lines (L,), nats, as `line_losses` does of their words."""
         return _sums_of_lines(self.line_losses(ids, borders), borders)
 
     def line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,).
+        """Return -log p of the words of lines (N,), nats, of which `Encoder` made ids (N,) and borders (L + 1,).
 
         Raises
         ------
@@ -156,7 +157,7 @@ class LineScorer(TextScorer, Protocol):
 class TableScorer(LineScorer, Protocol):
     """A line scorer that reads scores from tables, with kernels that take lines as they are."""
 
-    _line_kernel: ClassVar[Any]  # for `LineEncoder.apply`: takes the packed tables, and returns log p of lines (L,), nats
+    _line_kernel: ClassVar[Any]  # for `Encoder.apply`: takes the packed tables, and returns log p of lines (L,), nats
 
     @cached_property
     def packed(self) -> Any:
@@ -191,6 +192,13 @@ class Predictor(LineScorer, Protocol):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
 
+    def probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+        """Return p(word | context) of every word, which sum to one: contexts (B, n), oldest word first -> (B, V)."""
+        scores = self.log_probabilities(contexts).astype(np.float64)
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        distribution: npt.NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+        return distribution
+
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
 
@@ -208,6 +216,10 @@ class Predictor(LineScorer, Protocol):
     def windows(self, ids: npt.NDArray[np.integer[Any]]) -> Windows:
         """Return the training examples of a text of ids (N,): contexts and the words that follow them."""
         return Windows.of(ids, self.vocabulary, self.text, self.window)
+
+    @cached_property
+    def _prefixes(self) -> PrefixReader:
+        return PrefixReader(self.text, self.vocabulary)
 
     @cached_property
     def context_limits(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, map_arrays, meaning
+from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, map_arrays, meaning, stored_header
 from fflm.errors import FflmError, FflmWarning
 from fflm.files import locked_folder, open_regular, os_errors_as_fflm_error, restore, restore_all, write_json
 from fflm.models import description
@@ -244,23 +245,35 @@ def latest_model(folder: Path, use: Callable[[Path], Result], *kinds: Kind) -> t
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a model's weights, words and settings, which changes when the model is trained again.
+    """Return a hash of what a model's config.json and the header of its weights say, which changes when it is trained again.
+
+    Among this are the checksums of its words and weights, which are not read.
 
     Raises
     ------
     FflmError
         If it is not a model, or cannot be read.
     """
-    return content_hash(path, meaning(read_config(path)))
+    return hashlib.sha256(f"{meaning(read_config(path))} {stored_header(path / WEIGHTS)}".encode()).hexdigest()
 
 
-def content_hash(path: Path, about: str) -> str:
-    """Return the SHA-256 of the vocabulary and the weights in a model's folder, and of what ``about`` says of them."""
-    sha256 = hashlib.sha256(about.encode())
+def has_fingerprint(path: Path, expected: str) -> bool:
+    """Return whether a model has a fingerprint, possibly one that an early version made, for which its files are read.
+
+    Raises
+    ------
+    FflmError
+        As `fingerprint`.
+    """
+    if fingerprint(path) == expected:
+        return True
+    about = read_config(path)
+    files = b""
     for name in (VOCABULARY, WEIGHTS):
         with os_errors_as_fflm_error(f"read {path / name}"), open_regular(path / name) as file:
-            sha256.update(hashlib.file_digest(file, "sha256").digest())
-    return sha256.hexdigest()
+            files += hashlib.file_digest(file, "sha256").digest()
+    settings = meaning(about), json.dumps(about.get("text"), sort_keys=True)
+    return expected in [hashlib.sha256(each.encode() + files).hexdigest() for each in settings]
 
 
 def load_weights(

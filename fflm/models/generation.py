@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from fflm.arguments import Many, Positive, Seed, Size, checked
 from fflm.models.base import Predictor, Temperature, TopP
-from fflm.text.vocabulary import UNKNOWN
+from fflm.text.prefixes import Prefix
+from fflm.text.tokenizer import LINE_END, Tokenizer
 
 LENGTH = 100
 """Default maximum number of tokens of a continuation."""
@@ -24,29 +25,10 @@ _MAX_QUOTES = 2
 """Maximum number of closing quotes that are added after the end of a sentence."""
 
 _SENTENCE_ENDS = frozenset(".!?。！？")
+_STRAIGHT_QUOTES = frozenset("\"'")
 _CLOSING_QUOTES = frozenset("\"'”’」』»") | {"''"}
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """A text to be continued, as a model reads it.
-
-    Attributes
-    ----------
-    text
-        The text as the caller gave it.
-    tokens, ids
-        The tokens of the text, and their ids (N,), int32.
-    unknown
-        The distinct tokens that the model reads as ``<unk>``.
-    """
-
-    text: str
-    tokens: list[str]
-    ids: npt.NDArray[np.int32]
-    unknown: list[str]
 
 
 @dataclass(frozen=True)
@@ -72,17 +54,12 @@ class Continuation:
 @checked
 def read_prefix(model: Predictor, text: str) -> Prefix:
     """Return a text as a model reads it; an empty text stands for the start of a new one."""
-    tokens = model.text.tokens(model.text.tokenizer.normalize(text))
-    ids = model.vocabulary.encode(tokens)
-    unknown = dict.fromkeys(tokens[place] for place in np.flatnonzero(ids == model.vocabulary.unknown_id))
-    return Prefix(text, tokens, ids, [token for token in unknown if token != UNKNOWN])
+    return model._prefixes.read(text)
 
 
 def probabilities(model: Predictor, prefix: Prefix) -> Floats:
     """Return p(word | prefix) of every word of the vocabulary, (V,); the probabilities sum to one."""
-    scores = model.log_probabilities(_last_context(model, prefix.ids))[0].astype(np.float64)
-    weights = np.exp(scores - scores.max())
-    distribution: Floats = weights / weights.sum()
+    distribution: Floats = model.probabilities(_last_context(model, prefix.ids))[0]
     return distribution
 
 
@@ -203,11 +180,30 @@ def render(model: Predictor, prefix: Prefix, continuation: Continuation) -> str:
     if continuation.ended and continuation.ids[-1] == model.vocabulary.end_id:
         tokens.pop()
     tokenizer = model.text.tokenizer
-    before = tokenizer.detokenize(prefix.tokens)
-    added = tokenizer.detokenize(prefix.tokens + tokens)[len(before) :]
+    before = _ending(tokenizer, prefix.tokens)
+    added = tokenizer.detokenize(before + tokens)[len(tokenizer.detokenize(before)) :]
     if prefix.text and tokenizer.is_blank(prefix.text[-1]):
         added = added.removeprefix(" ")
     return prefix.text + added
+
+
+def _ending(tokenizer: Tokenizer, tokens: list[str]) -> list[str]:
+    """Return those of a text's tokens on which the spacing of later ones depends, because a prefix may be long.
+
+    They are the last token, and in the last line, straight quotes and the tokens before these.
+    """
+    if not tokenizer.is_blank(" "):
+        return tokens
+    kept: list[str] = []
+    later_is_kept = True
+    for token in reversed(tokens):
+        if token == LINE_END:
+            break
+        is_quote = token[0] in _STRAIGHT_QUOTES
+        if is_quote or later_is_kept:
+            kept.append(token)
+        later_is_kept = is_quote
+    return kept[::-1]
 
 
 def top_indices(values: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.intp]:

@@ -11,9 +11,9 @@ from fflm.arguments import Encoding, Many, PathLike, Positive, Seed, Size, check
 from fflm.errors import FflmError
 from fflm.models import generation, scoring
 from fflm.models.base import Predictor, Temperature, TopP
-from fflm.models.generation import Prefix
 from fflm.models.scoring import Score
 from fflm.models.vectors import TOP, Vectors
+from fflm.text.prefixes import Prefix
 
 
 class LanguageModel(Predictor):

@@ -15,7 +15,7 @@ from fflm.errors import FflmError
 from fflm.models.base import LineScorer, TextScorer
 from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.text.corpus import Part
-from fflm.text.encoder import Encoder
+from fflm.text.pieces import as_bytes
 from fflm.text.reading import read_chunks, whole_lines
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
@@ -193,7 +193,7 @@ def score(model: LineScorer, text: str) -> Score:
     FflmError
         If the text contains no words.
     """
-    from fflm.text.lines import with_newlines  # here, because it imports Numba, which takes longer than inspecting a model
+    from fflm.text.encoder import with_newlines  # here, because it imports Numba, which takes longer than inspecting a model
 
     text = with_newlines(text)
     ids, borders = model._encoder.encode([text])
@@ -204,7 +204,7 @@ def score(model: LineScorer, text: str) -> Score:
 
 
 def score_files(
-    model: TextScorer,
+    model: LineScorer,
     sources: Sequence[str | Path],
     encoding: str = "utf-8",
     errors: Literal["strict", "replace"] = "strict",
@@ -228,7 +228,7 @@ def score_files(
     FflmError
         If a file cannot be read, or the files contain no words.
     """
-    return score_chunks(model, read_chunks(sources, encoding, errors), communicator)
+    return score_chunks(model, map(as_bytes, read_chunks(sources, encoding, errors)), communicator)
 
 
 def score_part(model: TextScorer, part: Part, communicator: Communicator = SINGLE_PROCESS) -> Score:
@@ -285,8 +285,8 @@ def scored_lines(model: TextScorer, chunks: Iterable[str]) -> Iterator[ScoredLin
     reader.check()
 
 
-def score_chunks(model: TextScorer, chunks: Iterable[str], communicator: Communicator = SINGLE_PROCESS) -> Score:
-    """Return the score of a text that comes in chunks; it is the sum of those of `scored_lines`, but computed faster.
+def score_chunks(model: LineScorer, chunks: Iterable[bytes], communicator: Communicator = SINGLE_PROCESS) -> Score:
+    """Return the score of a text in UTF-8 that comes in chunks; it is the sum of those of `scored_lines`, but computed faster.
 
     Of several processes, the first reads the chunks. All turn them into ids, and each scores one of as many chunks as there are
     processes. The sums of chunks are added up in their order, so that the result is the same for any number of processes.
@@ -296,12 +296,16 @@ def score_chunks(model: TextScorer, chunks: Iterable[str], communicator: Communi
     FflmError
         If the text contains no words.
     """
-    encoder, reader, chunks = Encoder(model.text, model.vocabulary), _Reader(model), iter(chunks)
+    reader, chunks = _Reader(model), iter(chunks)
     result = _empty_score(model)
-    while texts := communicator.on_first(lambda: list(itertools.islice(chunks, communicator.size))):
+
+    def read() -> list[str]:  # Latin-1 has a character for each byte; processes send each other text, not bytes
+        return [str(chunk, "latin-1") for chunk in itertools.islice(chunks, communicator.size)]
+
+    while texts := communicator.on_first(read):
         scores = []
         for rank, text in enumerate(texts):
-            ids, characters = encoder.encode(text)
+            ids, characters = model._encoder.encode_chunk(text.encode("latin-1"))
             losses = reader.losses(ids, skip=rank != communicator.rank)
             scores.append(_score(model, characters, ids, losses))
         own = scores[communicator.rank] if communicator.rank < len(scores) else result

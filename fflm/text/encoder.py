@@ -1,18 +1,26 @@
-"""Encoding of long texts, chunk by chunk."""
+"""Encoding of text, in nanoseconds a token: of long texts, chunk by chunk, and of lines, each as a text of its own."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fflm.text.numbering import Numbering, Numbers
+from fflm.text.kernels import BEYOND
+from fflm.text.pieces import MAX_BYTES, NO_UTF8, Pieces, Tokens, as_bytes
 from fflm.text.settings import TextSettings
-from fflm.text.vocabulary import Vocabulary
+from fflm.text.tokenizer import LINE_END
+from fflm.text.vocabulary import UNKNOWN, Vocabulary
 
-MAX_TYPES = 1 << 20
-"""Number of distinct tokens that an encoder or a worker process remembers before it forgets them all."""
+EncodedLines = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 
 class Encoder:
-    """Turns a text that comes in chunks into ids, as `TextSettings.encode_text` does, but faster if the text is long.
+    """Turns text into ids, as `TextSettings.encode_text` does, but faster.
+
+    Kernels look up the pieces between blanks in a table, which holds the vocabulary's words and whatever pieces were seen; others
+    are tokenized and added. Each thread has a table of its own, so that any number of threads may encode at once.
 
     Parameters
     ----------
@@ -20,33 +28,137 @@ class Encoder:
         How text becomes tokens.
     vocabulary
         The words that have ids.
+
+    Attributes
+    ----------
+    reads_pieces
+        Whether kernels can encode: not if spaces are tokens, because then text is not a sequence of pieces between blanks.
     """
 
     def __init__(self, settings: TextSettings, vocabulary: Vocabulary) -> None:
         self.settings = settings
         self.vocabulary = vocabulary
-        self._numbering = Numbering(settings.tokenizer, MAX_TYPES)
-        self._ids = np.empty(0, np.int32)  # (K,): the id of each token that has a number
+        self.reads_pieces = settings.tokenizer.mode != "char"
+        self._words: Pieces | None = None  # the table with the vocabulary's words alone
+        self._own = threading.local()
 
-    def encode(self, chunk: str) -> tuple[npt.NDArray[np.int32], int]:
-        """Return the ids of the next chunk, (N,), and the number of its characters when it is normalized."""
-        start, numbers, characters = number_chunk(chunk, self.settings, self._numbering)
-        self._ids = np.append(self._ids[:start], self.vocabulary.encode(self._numbering.types(start)))
-        return self._ids[numbers], characters
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Encoder, (self.settings, self.vocabulary)
+
+    def encode_chunk(self, chunk: bytes) -> tuple[npt.NDArray[np.int32], int]:
+        """Return the ids of a chunk of a text, (N,), int32, and the number of its characters when it is normalized.
+
+        The chunk is UTF-8, and all its line ends are newlines.
+        """
+        if self.reads_pieces:
+            return self._pieces.encode(chunk)
+        text = str(chunk, "utf-8", "surrogatepass")
+        normalized = self.settings.tokenizer.normalize(text)
+        return self.vocabulary.encode(self.settings.tokens(normalized)), len(normalized)
+
+    def encode(self, lines: Sequence[str]) -> EncodedLines:
+        """Encode lines.
+
+        A line ends like the last line of a text, whether or not it has a line end. In sentence mode a line without words is an
+        empty sentence, which has an end.
+
+        Returns
+        -------
+        ids : numpy.ndarray
+            The ids of all lines, (N,), int32.
+        borders : numpy.ndarray
+            Where each line begins in them, and where the last ends, (L + 1,), int64.
+        """
+        if self.reads_pieces:
+            return self._pieces.encode_separated(_joined(lines), len(lines))[:2]
+        return self._encode_characters([with_newlines(line) for line in lines])
+
+    def apply(self, kernel: Callable[..., Any], lines: Sequence[str], *arguments: Any) -> Any:
+        """Return what a kernel returns that reads lines.
+
+        Parameters
+        ----------
+        kernel
+            Takes a text and pieces, as `kernels.encode_lines` does, and the other arguments. The last of the values that it
+            returns is whether all pieces are known; if not, they are added, and it is called again.
+        lines
+            The lines.
+        arguments
+            The other arguments.
+        """
+        text, pieces = _joined(lines), self._pieces
+        while True:
+            result = kernel(text, pieces.table, *arguments)
+            if result[-1]:
+                return result
+            pieces.learn(text)
+
+    @property
+    def known(self) -> Any:
+        """The pieces that the calling thread knows: a `kernels.PieceTable`, packed."""
+        return self._pieces.table
+
+    @property
+    def _pieces(self) -> Pieces:
+        """The pieces that the calling thread knows."""
+        pieces: Pieces | None = getattr(self._own, "pieces", None)
+        if pieces is None:
+            if self._words is None:  # several threads may make it at once, which costs time and nothing else
+                self._words = self._pieces_of_words()
+            pieces = self._own.pieces = self._words.copy()
+        elif pieces.size > MAX_BYTES and not pieces.closed:
+            pieces = self._own.pieces = Pieces(self.settings, self._tokenize, 1)
+        return pieces
+
+    def _pieces_of_words(self) -> Pieces:
+        """Return the pieces <unk> and the vocabulary's words; if text is read as it stands, all others are <unk>."""
+        pieces = Pieces(self.settings, self._tokenize_words, 1, len(self.vocabulary) + 1)
+        pieces.encode(as_bytes(f"{UNKNOWN}\n{self.vocabulary.lines}"))
+        pieces.tokenize = self._tokenize
+        if self._as_they_stand:
+            pieces.close()
+        return pieces
+
+    @property
+    def _as_they_stand(self) -> bool:
+        """Whether each piece of a text is a token."""
+        tokenizer = self.settings.tokenizer
+        return tokenizer.mode == "space" and not tokenizer.lowercase and tokenizer.normalization is None
+
+    def _tokenize_words(self, lines: str) -> Tokens:
+        """Return what `_tokenize` does of the vocabulary's words, without splitting them if none of them has a blank."""
+        count = len(self.vocabulary) - self.vocabulary.ends
+        if not (self._as_they_stand and lines.count("\n") == count and lines == f"{UNKNOWN}\n{self.vocabulary.lines}\n"):
+            return self._tokenize(lines)
+        numbers = np.zeros(2 * count, np.uint32)
+        numbers[0], numbers[2::2] = 1, np.arange(2 + self.vocabulary.ends, len(self.vocabulary) + 1)
+        return numbers, lines
+
+    def _tokenize(self, lines: str) -> Tokens:
+        """Return the tokens of pieces, a line each, as `Pieces` takes them."""
+        text = self.settings.tokenizer.normalize(lines)
+        tokens = self.settings.tokenizer.split(text)
+        ids = self.vocabulary.encode(tokens).astype(np.uint32) + np.uint32(1)
+        ids[[token == LINE_END for token in tokens]] = 0
+        return ids, text
+
+    def _encode_characters(self, lines: list[str]) -> EncodedLines:
+        """Encode lines of which spaces are tokens, too."""
+        lines = [line if line.endswith("\n") or not line else f"{line}\n" for line in lines]
+        ids = [self.settings.encode_text(line, self.vocabulary) for line in lines]
+        if self.settings.ends:
+            ids = [own if len(own) else np.ones(1, np.int32) for own in ids]
+        return np.concatenate([np.empty(0, np.int32), *ids]), np.cumsum([0, *map(len, ids)])
 
 
-def number_chunk(chunk: str, settings: TextSettings, numbering: Numbering) -> tuple[int, Numbers, int]:
-    """Normalize and tokenize a chunk.
+def with_newlines(line: str) -> str:
+    """Return a line with all its line ends as newlines."""
+    return line.replace("\r\n", "\n").replace("\r", "\n")
 
-    Returns
-    -------
-    start : int
-        The numbers from ``start`` on are new, as `Numbering.number` returns it.
-    numbers : numpy.ndarray
-        The numbers of the tokens, (N,), uint32.
-    characters : int
-        The number of characters of the normalized chunk.
-    """
-    text = settings.tokenizer.normalize(chunk)
-    start, numbers = numbering.number(text)
-    return start, settings.keep_predicted_ends(numbers), len(text)
+
+def _joined(lines: Sequence[str]) -> bytes:
+    """Return lines as the text that kernels read."""
+    text = as_bytes("\0".join([*lines, "\0" * BEYOND]))
+    if text.count(b"\0") != len(lines) + BEYOND:  # a line has this character, and another byte must separate the lines
+        text = NO_UTF8.join([*map(as_bytes, lines), NO_UTF8 * BEYOND])
+    return _joined(list(map(with_newlines, lines))) if b"\r" in text else text

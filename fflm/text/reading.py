@@ -115,6 +115,8 @@ class _Codec:
         Makes the decoder of a file.
     holds_nul
         Whether the encoding of text has NUL bytes.
+    encodes_surrogates
+        Whether the encoding may have surrogates that are not paired, as UTF-7 does.
     cut_at_newlines
         Whether a text can be cut after each byte of a newline, and its parts decoded apart from each other.
     """
@@ -123,6 +125,7 @@ class _Codec:
     errors: Literal["strict", "replace"]
     decoder: Callable[[str], codecs.IncrementalDecoder]
     holds_nul: bool
+    encodes_surrogates: bool
     cut_at_newlines: bool
 
     @classmethod
@@ -141,7 +144,8 @@ class _Codec:
                 raise LookupError(codec.name)
         except (LookupError, ValueError) as error:
             raise FflmError(f"there is no encoding {encoding!r}: use a name such as utf-8, latin-1 or gb18030") from error
-        return cls(encoding, errors, codec.incrementaldecoder, holds_nul, codec.name in _CUT_AT_NEWLINES)
+        known = codec.name in _CUT_AT_NEWLINES
+        return cls(encoding, errors, codec.incrementaldecoder, holds_nul, not known, known)
 
 
 def whole_lines(chunks: Iterable[str]) -> Iterator[str]:
@@ -456,8 +460,9 @@ def _decode(name: str, read_bytes: Callable[[int], bytes], codec: _Codec, size: 
                 f"{name} has no byte-order mark, so give the order in which it is written: `encoding='{likely}'`, most likely"
             ) from error
         try:
-            piece.encode()
-        except UnicodeEncodeError as error:  # UTF-7 can encode surrogates that are not paired
+            if codec.encodes_surrogates:
+                piece.encode()
+        except UnicodeEncodeError as error:
             if codec.errors == "strict":
                 raise FflmError(f"{name} is not {encoding} (it has an unpaired surrogate): {hint}") from error
             piece = _SURROGATE.sub("\ufffd", piece)

@@ -8,7 +8,6 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from fflm.arguments import Settings
-from fflm.text.numbering import Numbers
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 
@@ -65,12 +64,3 @@ class TextSettings(Settings):
         does.
         """
         return vocabulary.encode(self.tokens(self.tokenizer.normalize(text)))
-
-    def keep_predicted_ends(self, numbers: Numbers) -> Numbers:
-        """Return the numbers that a `Numbering` gives, (N,), without those of line ends at which no end is predicted, (M,)."""
-        if self.mode == "stream" and self.line_ends:
-            return numbers
-        kept: npt.NDArray[np.bool] = numbers != 0
-        if self.mode == "sentence":
-            kept[1:] |= kept[:-1].copy()
-        return numbers[kept]

@@ -18,10 +18,10 @@ from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.parallel.world import threads_per_process
 from fflm.processors import usable_processors
 from fflm.text.corpus import ABOUT, FILES, FORMAT, PARTS, VERSION, Corpus, checksum
-from fflm.text.encoder import MAX_TYPES, number_chunk
 from fflm.text.holdout import Count, Share, Test, Valid, parse_held_out
 from fflm.text.ids import Tally, id_type
-from fflm.text.numbering import Numbering, Numbers
+from fflm.text.numbering import MAX_TYPES, Numbering, Numbers
+from fflm.text.pieces import as_bytes
 from fflm.text.reading import read_chunks
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary, VocabularyRule, read_words
@@ -140,7 +140,7 @@ def tokenize(
             numberer.number_share(communicator)
 
         def write() -> None:
-            numbering = Numbering(source.settings.tokenizer)
+            numbering = Numbering(source.settings)
             alone = communicator.size == 1
             texts = numberer.number(numbering) if alone else numberer.merge(numbering, communicator.size)
             cut = _cut(texts.pop("train"), sizes, 0 if source.settings.mode == "sentence" else None)
@@ -193,34 +193,34 @@ def _check_free(out: Path, overwrite: bool) -> None:
 
 _Numbered = tuple[int | None, int, list[str], Numbers, int]
 """A chunk that was tokenized in a worker process: the id of the process, its first new number, the tokens that have the numbers
-from there on, the numbers of the chunk's tokens, (N,), uint32, and the number of characters of the normalized chunk. Without an
+from there on, the numbers of the chunk's tokens, (N,), int32, and the number of characters of the normalized chunk. Without an
 id, the chunk was tokenized in this process, and the numbers are its own."""
 
 
 def _number_chunks(
-    chunks: Iterator[str], settings: TextSettings, numbering: Numbering, processes: int
+    chunks: Iterator[bytes], settings: TextSettings, numbering: Numbering, processes: int
 ) -> Iterator[tuple[Numbers, int]]:
     """Tokenize chunks, in worker processes if it takes long; yield in order the numbers of each, (N,), and its characters."""
 
-    def number(chunk: str) -> _Numbered:
-        return None, 0, [], *number_chunk(chunk, settings, numbering)[1:]
+    def number(chunk: bytes) -> _Numbered:
+        return None, 0, [], *numbering.number(chunk)[1:]
 
     tables: dict[int, Numbers] = {}  # for each worker: (K,), the number in `numbering` of each of the worker's numbers
     for worker, start, types, numbers, characters in map_in_order(number, chunks, processes, _prepare_worker, (settings,)):
         if worker is None:
             yield numbers, characters
             continue
-        known = tables.get(worker, np.empty(0, np.uint32))[:start]
+        known = tables.get(worker, np.empty(0, np.int32))[:start]
         tables[worker] = np.append(known, numbering.numbers(types))
         yield tables[worker][numbers], characters
 
 
-def _prepare_worker(settings: TextSettings) -> Callable[[str], _Numbered]:
+def _prepare_worker(settings: TextSettings) -> Callable[[bytes], _Numbered]:
     """Return the function that tokenizes a chunk in a worker process."""
-    numbering = Numbering(settings.tokenizer, MAX_TYPES)
+    numbering = Numbering(settings, MAX_TYPES)
 
-    def number(chunk: str) -> _Numbered:
-        start, numbers, characters = number_chunk(chunk, settings, numbering)
+    def number(chunk: bytes) -> _Numbered:
+        start, numbers, characters = numbering.number(chunk)
         return os.getpid(), start, numbering.types(start), numbers, characters
 
     return number
@@ -233,7 +233,7 @@ class _ProvisionalIds:
     Parameters
     ----------
     path
-        The file: uint32, all texts one after another.
+        The file: int32, all texts one after another.
     start
         The position of the first of the ids in the file.
     marks
@@ -249,11 +249,11 @@ class _ProvisionalIds:
         """The number of ids."""
         return int(self.marks[0, -1])
 
-    def blocks(self, first: int = 0) -> Iterator[npt.NDArray[np.uint32]]:
+    def blocks(self, first: int = 0) -> Iterator[npt.NDArray[np.int32]]:
         """Yield the ids from position ``first`` on, in arrays of at most ``_BLOCK``."""
         for start in range(first, self.tokens, _BLOCK):
             count = min(_BLOCK, self.tokens - start)
-            yield np.fromfile(self.path, np.uint32, count, offset=4 * (self.start + start))
+            yield np.fromfile(self.path, np.int32, count, offset=4 * (self.start + start))
 
     def slice(self, start: int, stop: int) -> "_ProvisionalIds":
         """Return the ids from position ``start`` to ``stop``."""
@@ -307,7 +307,7 @@ class _Numberer:
         """
         if any(str(path) == "-" for paths in self.files.values() for path in paths):
             raise FflmError("standard input has no shares for several processes: give a file, or start one process")
-        numbering, found = Numbering(self.source.settings.tokenizer), {}
+        numbering, found = Numbering(self.source.settings), {}
         share = (communicator.rank, communicator.size)
         with self._share_path(communicator.rank).open("wb") as file:
             for name, paths in self.files.items():
@@ -327,13 +327,13 @@ class _Numberer:
         """
         paths = [self._share_path(rank) for rank in range(size)]
         found = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in paths]
-        read, tables = [0] * size, [np.empty(0, np.uint32)] * size
+        read, tables = [0] * size, [np.empty(0, np.int32)] * size
 
         def chunks(name: str) -> Iterator[tuple[Numbers, int]]:
             for rank, (path, parts) in enumerate(zip(paths, found, strict=True)):
                 tables[rank] = np.append(tables[rank], numbering.numbers(parts[name]["types"]))
                 for count, characters in np.diff(parts[name]["marks"]).T.tolist():
-                    yield tables[rank][np.fromfile(path, np.uint32, count, offset=4 * read[rank])], characters
+                    yield tables[rank][np.fromfile(path, np.int32, count, offset=4 * read[rank])], characters
                     read[rank] += count
 
         return self._write({name: chunks(name) for name in self.files}, numbering, None)
@@ -347,7 +347,7 @@ class _Numberer:
     ) -> Iterator[tuple[Numbers, int]]:
         """Read a share of some files, and yield the numbers of each chunk, (N,), and its characters."""
         source = self.source
-        chunks = read_chunks(paths, source.encoding, source.errors, share=share)
+        chunks = map(as_bytes, read_chunks(paths, source.encoding, source.errors, share=share))
         return _number_chunks(chunks, source.settings, numbering, self.processes)
 
     def _write(

@@ -95,6 +95,7 @@ class Vocabulary:
     """
 
     _table: "WordTable | None" = None  # of a vocabulary that was loaded from such a file
+    _sha256: str | None = None  # of the words and counts of such a vocabulary
 
     def __init__(self, words: Sequence[str], counts: Sequence[int], *, ends: bool, rule: str) -> None:
         symbols = _symbols(ends)
@@ -110,10 +111,11 @@ class Vocabulary:
             self._ids[LINE_END] = 1
 
     @classmethod
-    def _of_table(cls, table: "WordTable", *, ends: bool, rule: str) -> "Vocabulary":
+    def _of_table(cls, table: "WordTable", description: VocabularyAbout) -> "Vocabulary":
         """Return the vocabulary of a table, which makes lists and a dictionary of its words when they are needed."""
         vocabulary = cls.__new__(cls)
-        vocabulary._table, vocabulary.ends, vocabulary.rule = table, ends, rule
+        vocabulary._table, vocabulary._sha256 = table, description["sha256"]
+        vocabulary.ends, vocabulary.rule = description["ends"], description["rule"]
         return vocabulary
 
     @cached_property
@@ -253,6 +255,10 @@ class Vocabulary:
     def __contains__(self, word: str) -> bool:
         return self.id(word) > 0
 
+    def has_words_of(self, other: "Vocabulary") -> bool:
+        """Return whether another vocabulary has the same words with the same ids; those of equal files are not read."""
+        return (self._sha256 is not None and self._sha256 == other._sha256) or self.words == other.words
+
     @property
     def unknown_id(self) -> int:
         """The id of ``<unk>``: 0."""
@@ -390,7 +396,7 @@ def _map_table(path: Path, description: VocabularyAbout) -> Vocabulary | None:
     symbols = _symbols(description["ends"])
     if len(table) != description["size"] or len(table) < len(symbols) or [*map(table.word, range(len(symbols)))] != symbols:
         raise FflmError(f"{table_path(path)} is damaged (it does not fit the vocabulary): {REMEDY}")
-    return Vocabulary._of_table(table, ends=description["ends"], rule=description["rule"])
+    return Vocabulary._of_table(table, description)
 
 
 def read_words(path: Path) -> list[str]:

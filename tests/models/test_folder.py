@@ -1,5 +1,6 @@
 """A command for which no model is named uses the latest model that it can use, and names it."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,10 +11,10 @@ from click.testing import CliRunner
 from tiny import MODES, tiny_model
 
 import fflm
-from fflm.arrays import CONFIG, LOG, WEIGHTS
+from fflm.arrays import CONFIG, LOG, WEIGHTS, meaning
 from fflm.cli import main
 from fflm.errors import FflmError
-from fflm.models.folder import LANGUAGE_MODELS, VOCABULARY, latest_model
+from fflm.models.folder import LANGUAGE_MODELS, VOCABULARY, fingerprint, has_fingerprint, latest_model, read_config
 from fflm.models.load import load_language_model as load
 from fflm.models.mixture.train import mix
 from fflm.models.neural.model import save_config
@@ -246,3 +247,19 @@ def test_model_that_disappears_during_loading_is_skipped(tmp_path):
     assert latest_model(tmp_path, load, "network")[0] == tmp_path / "here.model"
     with pytest.raises(FflmError, match="cannot read"):
         latest_model(tmp_path / "nowhere", load, "network")
+
+
+def test_fingerprint_of_early_versions_is_that_of_the_files(tmp_path):
+    """They hashed the files; the earliest ones, of config.json no more than how text is read."""
+    path = tmp_path / "a.model"
+    save(path)
+    about, files = read_config(path), [path / "vocabulary.tsv", path / WEIGHTS]
+    digests = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    known = [
+        fingerprint(path),
+        hashlib.sha256(meaning(about).encode() + digests).hexdigest(),
+        hashlib.sha256(json.dumps(about["text"], sort_keys=True).encode() + digests).hexdigest(),
+    ]
+    assert [has_fingerprint(path, each) for each in known] == [True, True, True]
+    save_weights(path, tiny_model(seed=2).parameters, {})
+    assert [has_fingerprint(path, each) for each in known] == [False, False, False]

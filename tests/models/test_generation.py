@@ -15,7 +15,17 @@ from tiny import MODES, Bigrams, tiny_model
 
 from fflm.cli import main
 from fflm.models import generation
-from fflm.models.generation import _nucleus, beam_search, next_words, probabilities, read_prefix, render, sample, top_indices
+from fflm.models.generation import (
+    _ending,
+    _nucleus,
+    beam_search,
+    next_words,
+    probabilities,
+    read_prefix,
+    render,
+    sample,
+    top_indices,
+)
 from fflm.models.neural.model import save_config
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
@@ -262,6 +272,18 @@ def test_render_joins_prefix_and_continuation(text, prefix, tokens, expected):
     if model.vocabulary.ends:
         assert render(model, start, type(continuation)([*ids, 1], 0.0, True)) == expected
         assert render(model, start, type(continuation)([*ids, 1], 0.0, False)) == expected + "\n"
+
+
+@given(
+    st.sampled_from([Tokenizer("word"), Tokenizer("space"), Tokenizer("char")]),
+    st.lists(st.sampled_from(["a", "s", '"', "'", "'\u200d", "``", "明", ".", "(", "@-@", LINE_END]), max_size=12),
+    st.integers(0, 12),
+)
+def test_spacing_of_continuation_is_that_in_the_whole_text(tokenizer, tokens, place):
+    before = tokens[:place]
+    ending = _ending(tokenizer, before)
+    whole = tokenizer.detokenize(tokens).removeprefix(tokenizer.detokenize(before))
+    assert tokenizer.detokenize(ending + tokens[place:]).removeprefix(tokenizer.detokenize(ending)) == whole
 
 
 def test_unknown_words_of_prefix_give_warning():

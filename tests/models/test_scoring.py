@@ -21,7 +21,8 @@ from fflm.errors import FflmError
 from fflm.models.neural.fast import FastScorer
 from fflm.models.neural.model import save_config
 from fflm.models.ngram.train import train as train_ngram
-from fflm.models.scoring import score, score_chunks, score_hypotheses, scored_lines, sentences, with_feature
+from fflm.models.scoring import score, score_chunks, score_files, score_hypotheses, scored_lines, sentences, with_feature
+from fflm.text.pieces import as_bytes
 from fflm.text.reading import read_chunks
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
@@ -96,7 +97,7 @@ def test_score_does_not_depend_on_chunks(mode, lines, data):
         np.concatenate([line.losses for line in pieces]), [loss for _, loss in expected], rtol=1e-6, atol=3e-6
     )
     assert "".join(line.text for line in pieces) == text
-    together = score_chunks(model, chunks)
+    together = score_chunks(model, map(as_bytes, chunks))
     found = list(sentences(pieces))
     assert [line for line, _ in found] == text.split("\n")[:-1]
     assert sum(each.tokens for _, each in found) == together.tokens == len(expected)
@@ -109,7 +110,7 @@ def test_score_does_not_depend_on_chunks(mode, lines, data):
 @pytest.mark.parametrize("size", [2, 3])
 def test_score_of_chunks_is_the_same_in_several_processes(size):
     model = MODELS["line ends"]
-    chunks = [f"{word} cat\n" * count for count, word in enumerate(("the", "odd", "a", "the", "sat", "on", "cat"), 1)]
+    chunks = [f"{word} cat\n".encode() * count for count, word in enumerate(("the", "odd", "a", "the", "sat", "on", "cat"), 1)]
     expected = score_chunks(model, chunks)
     assert in_processes(size, lambda communicator: score_chunks(model, chunks, communicator)) == [expected] * size
 
@@ -128,7 +129,7 @@ def test_sentences_gives_one_row_per_line(how, end, tmp_path):
     pieces = list(scored_lines(own, read_chunks([tmp_path / "text"], size=size)))
     rows = list(sentences(pieces))
     assert [line for line, _ in rows] == ODD_LINES
-    together = score_chunks(own, read_chunks([tmp_path / "text"]))
+    together = score_files(own, [tmp_path / "text"])
     assert sum(each.tokens for _, each in rows) == together.tokens
     at_once = score(own, content)
     assert at_once.loss_sum == pytest.approx(together.loss_sum)

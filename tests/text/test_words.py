@@ -130,24 +130,24 @@ def test_damaged_arrays_are_used_or_refused_and_found_by_verify(stored):
 
 
 def test_lines_of_damaged_vocabulary_are_refused(stored):
-    from fflm.text.lines import LineEncoder  # here, because it imports Numba
+    from fflm.text.encoder import Encoder  # here, because it imports Numba
 
     _, path, about = stored
     content = table_path(path).read_bytes()
     table_path(path).write_bytes(content.replace(b"2187\n", b"2\n87\n"))
-    encoder = LineEncoder(TextSettings(Tokenizer("space"), "sentence"), Vocabulary.load(path, about))
+    encoder = Encoder(TextSettings(Tokenizer("space"), "sentence"), Vocabulary.load(path, about))
     with pytest.raises(FflmError, match=r"vocabulary\.safetensors is damaged"):
         encoder.encode(["1 2187"])
 
 
 @pytest.mark.parametrize("word", ["a b", "a"])
 def test_lines_are_encoded_with_words_of_mapped_vocabulary(tmp_path, word):
-    from fflm.text.lines import LineEncoder  # here, because it imports Numba
+    from fflm.text.encoder import Encoder  # here, because it imports Numba
 
     words = ["<unk>", "</s>", "b", word, "c"]
     vocabulary = Vocabulary(words, [1] * 5, ends=True, rule="words")
     about = save(vocabulary, tmp_path / "vocabulary.tsv")
     settings = TextSettings(Tokenizer("space"), "sentence")
-    ids, borders = LineEncoder(settings, Vocabulary.load(tmp_path / "vocabulary.tsv", about)).encode(["a b c d", "<unk>", "</s>"])
+    ids, borders = Encoder(settings, Vocabulary.load(tmp_path / "vocabulary.tsv", about)).encode(["a b c d", "<unk>", "</s>"])
     expected = [settings.encode_text(line, vocabulary).tolist() for line in ("a b c d\n", "<unk>\n", "</s>\n")]
     assert [ids[low:high].tolist() for low, high in itertools.pairwise(borders)] == expected

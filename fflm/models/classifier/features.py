@@ -10,7 +10,9 @@ import numpy.typing as npt
 from fflm.errors import FflmError
 from fflm.models.classifier.settings import TextInput
 from fflm.text.numbering import Numbering
+from fflm.text.pieces import as_bytes
 from fflm.text.reading import read_lines, uncompressed
+from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.examples import Scale
@@ -66,11 +68,11 @@ def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.
     types
         The distinct tokens; ``types[number]`` is the token with a number.
     """
-    numbering = Numbering(tokenizer)
-    pieces = [np.empty(0, np.uint32)]
+    numbering = Numbering(TextSettings(tokenizer))
+    pieces = [np.empty(0, np.int32)]
     for low in range(0, len(texts), 4096):
         chunk = "".join(text + "\n" for text in texts[low : low + 4096])
-        pieces.append(numbering.number(tokenizer.normalize(chunk))[1])
+        pieces.append(numbering.number(as_bytes(chunk))[1])
     return np.concatenate(pieces).astype(np.int64), numbering.types()
 
 

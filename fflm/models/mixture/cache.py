@@ -1,9 +1,9 @@
 """Caches: predictors that know the last words of a text only."""
 
-import itertools
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -25,12 +25,32 @@ DECAY = 4
 THETAS = (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 56.0)
 """The values among which theta is chosen on held-out text."""
 
-_Kept = tuple[dict[bytes, int], npt.NDArray[np.float32], int, npt.NDArray[np.int32], npt.NDArray[np.int64]]
-"""Where the key of each context is among some keys, these (M, H), how many of them there are, the last contexts that were asked
-for (B, n), and where their keys are (B,)."""
-
 _PIECE = 1 << 15
 """Number of words whose keys are in memory at a time, besides those that the cache remembers."""
+
+
+@dataclass
+class _Known:
+    """The contexts whose keys have been computed, at most M.
+
+    Attributes
+    ----------
+    contexts, slots, count
+        As for `fflm.models.mixture.kernels.find_contexts`.
+    keys
+        The key of each context, (M, H), float32; without columns before the first is computed.
+    """
+
+    contexts: npt.NDArray[np.int32]
+    slots: npt.NDArray[np.int32]
+    keys: npt.NDArray[np.float32]
+    count: int = 0
+
+    @classmethod
+    def with_room(cls, size: int, width: int) -> Self:
+        """Return room for contexts of ``width`` words."""
+        slots = np.zeros(1 << (2 * size - 1).bit_length(), np.int32)
+        return cls(np.empty((size, width), np.int32), slots, np.empty((size, 0), np.float32))
 
 
 class Cache(Predictor):
@@ -67,8 +87,8 @@ class Cache(Predictor):
         """Return what config.json says of the cache."""
 
     @abstractmethod
-    def _weights(self, contexts: npt.NDArray[np.int32], used: npt.NDArray[np.bool_]) -> Floats:
-        """Return d_i s_i of the last N words of contexts (B, n), (B, N) or (N,); only those of words that are ``used`` matter."""
+    def _weights(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        """Return d_i s_i of the last N words of contexts (B, n), 0 for those that are left out: (B, N)."""
 
     def variants(self) -> Sequence["Cache"]:
         """Return the caches among which one is chosen on held-out text when a mixture is tuned."""
@@ -76,29 +96,27 @@ class Cache(Predictor):
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
-        V = len(self.vocabulary)
-        words, weights = self._remembered(self._check_contexts(contexts))
-        sums = np.full((len(words), V + 1), self.base_weight / V)
-        np.add.at(sums, (np.arange(len(words))[:, None], words), weights)
-        result: Floats = np.log(sums[:, :V] / (self.base_weight + weights.sum(axis=1, keepdims=True)))
-        return result
+        contexts = self._check_contexts(contexts)
+        totals = np.zeros((len(contexts), len(self.vocabulary)))
+        self.add_probabilities(contexts, 1.0, totals)
+        return np.log(totals, out=totals)
+
+    def add_probabilities(self, contexts: npt.NDArray[np.int32], weight: float, totals: Floats) -> None:
+        """Add weight p(word | context) of every word to totals (B, V): contexts (B, n), valid ids, oldest word first."""
+        from fflm.models.mixture.kernels import add_remembered  # here, because it imports Numba
+
+        add_remembered(contexts, self._weights(contexts), self.base_weight, weight, totals)
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
         contexts, targets = self._check_examples(contexts, targets)
-        words, weights = self._remembered(contexts)
+        words, weights = contexts[:, contexts.shape[1] - self.size :], self._weights(contexts)
         return self._losses(np.where(words == targets[:, None], weights, 0).sum(axis=1), weights.sum(axis=1))
 
     def _losses(self, found: Floats, totals: Floats) -> Floats:
         """Return -log p of words (B,), nats, given the sums of the weights of their occurrences and of all words, (B,) each."""
         result: Floats = np.log(self.base_weight + totals) - np.log(self.base_weight / len(self.vocabulary) + found)
         return result
-
-    def _remembered(self, contexts: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], Floats]:
-        """Return the last N words of contexts (B, n) and their weights, 0 for those that are left out: (B, N) each."""
-        words = contexts[:, contexts.shape[1] - self.size :]
-        used = self._is_used(words)
-        return words, np.where(used, self._weights(contexts, used), 0)
 
     def _is_used(self, words: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """Return which words (...) are not left out."""
@@ -140,8 +158,8 @@ class UnigramCache(Cache):
         """Return what config.json says of the cache."""
         return {"cache": self.size}
 
-    def _weights(self, contexts: npt.NDArray[np.int32], used: npt.NDArray[np.bool_]) -> Floats:
-        return self._decay
+    def _weights(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        return np.where(self._is_used(contexts), self._decay, 0)
 
 
 class KeyNetwork(Predictor, Protocol):
@@ -182,7 +200,7 @@ class NeuralCache(Cache):
         self.theta = theta
         self.network = network
         self.base_weight = float(np.exp(-theta))
-        self._kept = threading.local()  # of each thread its ``keys``, which are `_Kept`
+        self._own = threading.local()  # of each thread what is ``known`` to it
         self.name = f"neural cache of {size:,} words, theta {theta:g}"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -257,7 +275,7 @@ class NeuralCache(Cache):
     ) -> npt.NDArray[np.int32]:
         """Return the network's contexts of the words of texts, ids (N,), at places (B,): (B, n)."""
         before = places[:, None] - np.arange(self.network.window, 0, -1)
-        return np.where(before >= begins[places][:, None], ids[before], np.int32(self.context_limits[0]))
+        return np.where(before >= begins[places][:, None], ids[np.maximum(before, 0)], np.int32(self.context_limits[0]))
 
     def _keys(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Return the keys of contexts (B, n): (B, H), of unit length."""
@@ -266,46 +284,31 @@ class NeuralCache(Cache):
         keys: npt.NDArray[np.float32] = values / np.maximum(lengths, np.finfo(np.float32).tiny)[:, None].astype(np.float32)
         return keys
 
-    def _weights(self, contexts: npt.NDArray[np.int32], used: npt.NDArray[np.bool_]) -> Floats:
-        result = np.zeros(used.shape)
-        for weights, each, context in zip(result, used, contexts, strict=True):
-            windows = np.lib.stride_tricks.sliding_window_view(context, self.network.window)  # of all words, and of the next one
-            keys = self._kept_keys(windows[np.append(each, True)])
-            cosines = (keys[:-1] @ keys[-1]).astype(np.float64)  # the smallest weights have no float32
-            weights[each] = self._decay[each] * np.exp(self.theta * (cosines - 1))
-        return result
+    def _weights(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        weights = np.empty((len(contexts), self.size))
+        rows = max(1, _PIECE // (self.size + 1))
+        for low in range(0, len(contexts), rows):
+            self._weigh(contexts[low : low + rows], weights[low : low + rows])
+        return weights
 
-    def _kept_keys(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Return the keys of contexts (B, n), (B, H), and keep them, because most are the same for the next word of a text."""
-        nothing: _Kept = {}, np.empty((0, 1), np.float32), 0, contexts[:0], np.empty(0, np.int64)
-        rows, keys, used, before, places = getattr(self._kept, "keys", nothing)
-        if len(contexts) == len(before) and np.array_equal(contexts[:-1], before[1:]):  # a word was added
-            places = np.append(places[1:], rows.get(contexts[-1].tobytes(), -1))
-        else:
-            places = np.fromiter(map(rows.get, _names(contexts), itertools.repeat(-1)), np.int64, len(contexts))
-        new = np.flatnonzero(places < 0)
-        if used + len(new) > max(_PIECE, 2 * len(contexts)):
-            rows, keys, used, new = {}, nothing[1], 0, np.arange(len(contexts))
-        if len(new):
-            own = self._keys(contexts[new])
-            if used + len(own) > len(keys):
-                room = np.empty((2 * (used + len(own)), own.shape[1]), np.float32)
-                room[:used] = keys[:used]
-                keys = room
-            keys[used : used + len(own)] = own
-            places[new] = np.arange(used, used + len(own))
-        self._kept.keys = rows, keys, used + len(new), contexts, places  # at once, because Ctrl-C may come at any time
-        rows.update(zip(_names(contexts[new]), places[new].tolist(), strict=True))
-        first, last = int(places[0]), int(places[-1])
-        adjacent = last - first == len(places) - 1 and bool((np.diff(places) == 1).all())  # then they need not be copied
-        found: npt.NDArray[np.float32] = keys[first : last + 1] if adjacent else keys[places]
-        return found
+    def _weigh(self, contexts: npt.NDArray[np.int32], weights: Floats) -> None:
+        """Set the weights (B, N), given contexts (B, n). Keys are kept, because most are the same for the next word of a text."""
+        from fflm.models.mixture.kernels import find_contexts, weights_of_keys  # here, because these import Numba
 
-
-def _names(contexts: npt.NDArray[np.int32]) -> list[bytes]:
-    """Return the bytes of each of the contexts (B, n)."""
-    names: list[bytes] = contexts.view(f"V{contexts.shape[1] * contexts.itemsize}")[:, 0].tolist()
-    return names
+        places = np.empty((len(contexts), self.size + 1), np.int32)
+        known: _Known | None = vars(self._own).pop("known", None)  # Ctrl-C may come at any time, when not all of it fits together
+        if known is None or known.count + places.size > len(known.contexts):
+            known = _Known.with_room(max(_PIECE, 2 * places.size), self.network.window)
+        before, end = known.count, -1 if self.vocabulary.end_id is None else self.vocabulary.end_id
+        table = known.slots, known.contexts, known.count
+        known.count = find_contexts(contexts, self.size, self.vocabulary.start_id, end, *table, places)
+        if known.count > before:
+            keys = self._keys(known.contexts[before : known.count])
+            if not before:
+                known.keys = np.empty((len(known.contexts), keys.shape[1]), np.float32)
+            known.keys[before : known.count] = keys
+        weights_of_keys(known.keys, places, self._decay, self.theta, weights)
+        self._own.known = known
 
 
 def network_of(components: Iterable[Predictor]) -> KeyNetwork:

@@ -1,11 +1,12 @@
-"""Kernels of the neural cache."""
+"""Kernels of mixtures and caches."""
 
 import numpy as np
 
-from fflm.backend.cpu.kernels import multiply, subtract_and_exp, sum_row
+from fflm.backend.cpu.kernels import TILE, multiply, subtract_and_exp, sum_row
 from fflm.backend.cpu.launching import kernel, share
-from fflm.backend.cpu.rows import REORDER, larger
-from fflm.compiling import inner
+from fflm.backend.cpu.rows import REORDER, inner_product, larger
+from fflm.backend.formulas import exp
+from fflm.compiling import compiled, inner
 
 QUERIES = 64
 """Number of queries whose products with keys are computed at a time."""
@@ -61,3 +62,127 @@ def sum_weights(queries, keys, words, places, first, last, targets, theta, decay
                     scale = np.exp(highest - theta)
                     found[i] += scale * sum_of_word(row, words[left:right], targets[i])
                     totals[i] += scale * sum_row(row, len(row))
+
+
+LOWEST = np.float32(-80)
+"""Logarithms in float32 above this one have exponentials that `exp` computes without clamping."""
+
+_ONE = np.uint64(1)
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: 2^64 over the golden ratio
+
+
+@inner()
+def smallest_of(row, low, high):
+    """Return the smallest of the numbers low to high - 1 of a row (N,)."""
+    smallest = -row[low]
+    for j in range(low, high):
+        smallest = larger(smallest, -row[j])
+    return -smallest
+
+
+@compiled()
+def add_exponentials(logs, weight, totals):
+    """Add weight exp(log) to totals (B, V), float64, of log-probabilities (B, V), float32 or float64."""
+    for i in range(len(logs)):
+        own, sums = logs[i], totals[i]
+        for low in range(0, len(own), TILE):
+            high = min(low + TILE, len(own))
+            if smallest_of(own, low, high) > LOWEST:
+                for j in range(low, high):  # LLVM vectorizes this loop in float32
+                    sums[j] += weight * exp(own[j])
+            else:
+                for j in range(low, high):
+                    sums[j] += weight * np.exp(np.float64(own[j]))
+
+
+@compiled()
+def add_remembered(contexts, weights, base, weight, totals):
+    """Add weight p(word) to totals (B, V), float64, of every word after each of the contexts (B, n), int32, by a cache.
+
+    The cache remembers the last words of a context, which have weights (B, N), float64; 0 for words that do not count. A word of
+    the weight ``base`` is spread over the vocabulary.
+    """
+    size = weights.shape[1]
+    for i in range(len(totals)):
+        words, own, sums, total = contexts[i, contexts.shape[1] - size :], weights[i], totals[i], base
+        for k in range(size):
+            total += own[k]
+        scale = weight / total
+        rest = weight * (base / total) / len(sums)
+        for j in range(len(sums)):
+            sums[j] += rest
+        for k in range(size):
+            if own[k] > 0:
+                sums[words[k]] += scale * own[k]
+
+
+@inner()
+def _equal(words, first, others, row):
+    """Return whether words[first : first + n] are others[row], one of the contexts (M, n)."""
+    k = 0
+    while k < others.shape[1] and words[first + k] == others[row, k]:
+        k += 1
+    return k == others.shape[1]
+
+
+@compiled()
+def find_contexts(contexts, size, start, end, slots, known, count, places):
+    """Look up the contexts before the last words of texts, and before the next word, among those that are known, and add others.
+
+    contexts  (B, n + size)  in, int32, the last words of texts
+    size                     in, number of words whose contexts, of n words each, are looked up, besides the next one
+    start, end               in, ids of words that do not count
+    slots     (S,)           in and out, int32, a hash table with open addressing: the number of the context in each slot plus 1,
+                             0 if the slot is free; S is a power of two, at least 2 M
+    known     (M, n)         in and out, int32, the contexts that are known; room for all that may be added
+    count                    in, how many are known
+    places    (B, size + 1)  out, int32, the contexts before each word and the next one; -1 where a word does not count
+
+    Returns how many are known afterwards.
+    """
+    width, last = known.shape[1], np.uint64(len(slots) - 1)
+    place = -1
+    for i in range(len(contexts)):
+        words = contexts[i]
+        for first in range(size + 1):
+            if first < size and (words[first + width] == start or words[first + width] == end):
+                places[i, first] = -1
+                continue
+            place += 1  # texts grow, and contexts that follow each other have successive numbers then
+            if not (place < count and _equal(words, first, known, place)):
+                key = np.uint64(0)
+                for k in range(width):
+                    key = (key ^ np.uint64(words[first + k])) * _FACTOR
+                slot = (key ^ (key >> np.uint64(32))) & last
+                while slots[slot] and not _equal(words, first, known, slots[slot] - 1):
+                    slot = (slot + _ONE) & last
+                if not slots[slot]:
+                    for k in range(width):
+                        known[count, k] = words[first + k]
+                    count += 1
+                    slots[slot] = count
+                place = slots[slot] - 1
+            places[i, first] = place
+    return count
+
+
+@compiled()
+def weights_of_keys(keys, places, decay, theta, weights):
+    """Compute the weights of the words that a neural cache remembers.
+
+    keys     (M, H)      in, float32, of unit length
+    places   (B, N + 1)  in, int32, the key before each word, and before the next one; -1 if the word does not count
+    decay    (N,)        in, float64, the factor of each age
+    theta                in, float64
+    weights  (B, N)      out, float64, decay exp(theta (cosine - 1)), or 0
+    """
+    size = weights.shape[1]
+    for i in range(len(weights)):
+        query = keys[places[i, size]]
+        for k in range(size):
+            place = places[i, k]
+            if place < 0:
+                weights[i, k] = 0.0
+            else:
+                cosine = np.float64(inner_product(query, keys[place]))  # the smallest weights have no float32
+                weights[i, k] = decay[k] * np.exp(theta * (cosine - 1.0))

@@ -1,6 +1,5 @@
 """Mixtures: linear interpolations of language models."""
 
-import json
 import math
 import os
 import time
@@ -20,7 +19,7 @@ from fflm.models.base import LineScorer, Predictor
 from fflm.models.corpora import corpus_path, corpus_paths, relative_path, resolve_relative
 from fflm.models.creation import check_free
 from fflm.models.description import COMPONENTS, MixtureFigures
-from fflm.models.folder import content_hash, fingerprint, read_config, read_text, save_description
+from fflm.models.folder import fingerprint, has_fingerprint, read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
 from fflm.models.load import load_language_model
 from fflm.models.mixture.cache import Cache, NeuralCache, UnigramCache, network_of
@@ -31,6 +30,9 @@ REMEDY = "restore it from a copy, or tune again with `fflm.mix`"
 
 DEPTH, MODELS = 10, 100
 """Mixtures within each other, and models in all of them together, at most."""
+
+SMALLEST = 1e-290
+"""Probabilities below it may have lost precision, or be 0, because the terms of their sum underflow."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,7 +72,7 @@ class Mixture(LanguageModel):
         self.text = model.text
         for name, other in others:
             for what, same in (
-                ("has another vocabulary", other.vocabulary.words == model.vocabulary.words),
+                ("has another vocabulary", other.vocabulary.has_words_of(model.vocabulary)),
                 ("reads text in another way", other.text == model.text),
             ):
                 if not same:
@@ -87,16 +89,34 @@ class Mixture(LanguageModel):
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
         """Return log p(word | context) of every word: contexts (B, n), oldest word first -> (B, V), nats."""
         contexts = self._check_contexts(contexts)
-        used = [each for each in zip(self.components.values(), self.weights.tolist(), strict=True) if each[1]]
-        logs = [math.log(weight) + each.log_probabilities(_visible(contexts, each)).astype(float) for each, weight in used]
-        highest = np.full_like(logs[0], np.finfo(float).min)  # finite, even of words that are impossible
-        for each in logs:
-            np.maximum(highest, each, out=highest)
-        total = np.zeros_like(highest)
-        for each in logs:
-            total += np.exp(np.subtract(each, highest, out=each), out=each)
+        totals = self._weighted_sum(contexts)
+        small = totals.min(axis=1) < SMALLEST
         with np.errstate(divide="ignore"):
-            return highest + np.log(total, out=total)
+            np.log(totals, out=totals)
+        if small.any():
+            parts = [(math.log(weight), part) for weight, part in self.shares() if weight]
+            logs = [weight + part.log_probabilities(_visible(contexts[small], part)) for weight, part in parts]
+            totals[small] = np.logaddexp.reduce(logs)
+        return totals
+
+    def probabilities(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        """Return p(word | context) of every word, which sum to one: contexts (B, n), oldest word first -> (B, V)."""
+        totals = self._weighted_sum(self._check_contexts(contexts))
+        totals /= totals.sum(axis=1, keepdims=True)
+        return totals
+
+    def _weighted_sum(self, contexts: npt.NDArray[np.int32]) -> Floats:
+        """Return p(word | context) of every word up to rounding: contexts (B, n), valid ids -> (B, V)."""
+        from fflm.models.mixture.kernels import add_exponentials  # here, because it imports Numba
+
+        totals = np.zeros((len(contexts), len(self.vocabulary)))
+        for weight, part in self.shares():
+            own = np.ascontiguousarray(_visible(contexts, part))
+            if weight and isinstance(part, Cache):
+                part.add_probabilities(own, weight, totals)
+            elif weight:
+                add_exponentials(part.log_probabilities(own), weight, totals)
+        return totals
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> Floats:
         """Return -log p(target | context): contexts (B, n), targets (B,) -> (B,), nats."""
@@ -130,7 +150,7 @@ class Mixture(LanguageModel):
         return [np.stack(of_text).astype(float) for of_text in losses]
 
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
-        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        """Return -log p of the words of lines (N,), nats, of which `Encoder` made ids (N,) and borders (L + 1,)."""
         return interpolate_losses(self.component_line_losses(ids, borders), self.weights)
 
     def component_line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
@@ -259,7 +279,7 @@ class ComponentScorer(LineScorer):
         return list(map(self._recorded, texts, self.mixture.component_losses_of_texts(texts)))
 
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> Floats:
-        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        """Return -log p of the words of lines (N,), nats, of which `Encoder` made ids (N,) and borders (L + 1,)."""
         return self._recorded(ids, self.mixture.component_line_losses(ids, borders))
 
     def _recorded(self, targets: npt.NDArray[np.int32], losses: Floats) -> Floats:
@@ -284,11 +304,6 @@ def interpolate_losses(losses: Floats, weights: Floats) -> Floats:
     with np.errstate(divide="ignore"):
         result: Floats = -np.logaddexp.reduce(np.log(weights)[:, None] - losses, axis=0)
     return result
-
-
-def _early_fingerprint(path: Path) -> str:
-    """Return the fingerprint as early versions made it: of all that config.json says, of the text's settings only."""
-    return content_hash(path, json.dumps(read_config(path).get("text"), sort_keys=True))
 
 
 def _check_parts(path: Path) -> None:
@@ -331,7 +346,7 @@ def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _check_component(mixture: Path, place: Path, expected: str) -> None:
     if not (place / CONFIG).is_file():
         raise FflmError(f"{place}, a component of {mixture}, is missing: put it back, or mix others with `fflm.mix`")
-    if expected not in (fingerprint(place), _early_fingerprint(place)):
+    if not has_fingerprint(place, expected):
         raise FflmError(f"{place} has changed since {mixture} was tuned: tune again with `fflm.mix`")
 
 

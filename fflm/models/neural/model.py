@@ -92,7 +92,7 @@ class NeuralModel(TrainedNetwork, LanguageModel):
         return losses
 
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        """Return -log p of the words of lines (N,), nats, of which `Encoder` made ids (N,) and borders (L + 1,)."""
         if self._reads_packed:
             return self._few_contexts.losses_of_lines(ids, borders)
         return super()._line_losses(ids, borders)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fflm.errors import FflmError
 from fflm.models.corpora import relative_path, resolve_relative
-from fflm.models.folder import fingerprint
+from fflm.models.folder import fingerprint, has_fingerprint
 from fflm.models.load import load_language_model
 from fflm.models.neural.model import NeuralModel
 from fflm.text.corpus import Corpus
@@ -33,7 +33,7 @@ def load_teacher(path: Path, weight: float, corpus: Corpus, student: Path) -> Te
         If it is not a model, or consists of anything but networks with one softmax over the words of the corpus.
     """
     model = load_language_model(path)
-    if model.vocabulary.words != corpus.vocabulary.words or model.text != corpus.settings:
+    if not model.vocabulary.has_words_of(corpus.vocabulary) or model.text != corpus.settings:
         raise FflmError(f"{path} has another vocabulary than the text, or reads it in another way: train on the text of {path}")
     networks = []
     for share, network in model.shares():
@@ -54,6 +54,6 @@ def reload_teacher(about: Mapping[str, Any], corpus: Corpus, student: Path) -> T
     """
     path = resolve_relative(about["path"], student)
     teacher = load_teacher(path, about["weight"], corpus, student)
-    if teacher.about["fingerprint"] != about["fingerprint"]:
+    if not has_fingerprint(path, about["fingerprint"]):
         raise FflmError(f"{path}, the teacher of {student}, has changed: restore it, or train again with `overwrite=True`")
     return teacher

@@ -529,38 +529,63 @@ _BATCH = 1024  # number of words and padding that are looked up together, so tha
 @compiled()
 def ngram_losses_of_lines(ids, borders, model):
     """Score lines as texts: ids (N,), where each begins (L + 1,), packed `LineTables` -> -log p of their words (N,), nats."""
-    tables, losses = model.content, np.empty(len(ids), np.float32)
-    window, lines, room = tables.order - 1, len(borders) - 1, np.int64(_BATCH)
-    for line in range(lines):
-        room = max(room, 1 + (borders[line + 1] - borders[line] + 1) * (window + 1))
-    words, places, active = np.empty(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.uint32)
-    entries, log_p, back_offs = np.empty(room, np.uint32), np.zeros(room, np.float32), np.zeros((2, room), np.float32)
-    line = 0
-    while line < lines:
-        words[0] = tables.padding  # before the padding of the first line, because its look-ups go one word too far
-        first, used, count, many = borders[line], 1, 0, 0
-        while line < lines and used + (borders[line + 1] - borders[line] + 1) * (window + 1) <= room:
-            own = ids[borders[line] : borders[line + 1]]
-            used, count, many = _lay_out(own, tables, words, used, places, count, active, many)
-            line += 1
-        _look_up(tables.ngrams, window, words[:used], active[:many], entries, log_p, back_offs)
-        for i in range(count):
-            losses[first + i] = -log_p[places[i]]
+    losses = np.empty(len(ids), np.float32)
+    _score_pieces(ids, borders, False, model.content, losses)
     return losses
 
 
-@inner()
-def _lay_out(ids, tables, words, used, places, count, active, many):
-    """Append the words of a line (N,) to those of others, with padding wherever contexts begin.
+@kernel()
+def ngram_losses_of_text(ids, start, model, losses, threads, t):
+    """Score a text (N,) with packed `LineTables`: losses (N - start,), nats, of the words from ``start`` on."""
+    low, high = share(len(ids) - start, threads, t)
+    size = max(1, _BATCH // model.content.order - 2)  # of a piece that fits into a batch
+    borders = np.empty((high - low + size - 1) // size + 1, np.int64)
+    for piece in range(len(borders)):
+        borders[piece] = start + min(low + piece * size, high)
+    _score_pieces(ids, borders, True, model.content, losses[low:high])
 
-    ``words`` has ``used`` words and padding, ``places`` the ``count`` places of words, and ``active`` the ``many`` places at
-    which n-grams are looked up: those of words, and of the last padding before, whose contexts matter. Returns the three numbers.
+
+@inner()
+def _score_pieces(ids, borders, joined, tables, losses):
+    """Score pieces of ids (N,): losses (M,), nats, of the M words from the first of the borders (P + 1,) to the last.
+
+    ``joined`` is whether contexts cross borders.
+    """
+    window, pieces, room = tables.order - 1, len(borders) - 1, np.int64(_BATCH)
+    for piece in range(pieces):
+        room = max(room, 1 + (borders[piece + 1] - borders[piece] + 1) * (window + 1))
+    words, places, active = np.empty(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.uint32)
+    entries, log_p, back_offs = np.empty(room, np.uint32), np.zeros(room, np.float32), np.zeros((2, room), np.float32)
+    piece = 0
+    while piece < pieces:
+        words[0] = tables.padding  # before the padding of the first piece, because its look-ups go one word too far
+        first, used, count, many = borders[piece] - borders[0], 1, 0, 0
+        while piece < pieces and used + (borders[piece + 1] - borders[piece] + 1) * (window + 1) <= room:
+            low, high = borders[piece], borders[piece + 1]
+            begin = 0 if joined else low
+            used, count, many = _lay_out(ids, begin, low, high, tables, words, used, places, count, active, many)
+            piece += 1
+        _look_up(tables.ngrams, window, words[:used], active[:many], entries, log_p, back_offs)
+        for i in range(count):
+            losses[first + i] = -log_p[places[i]]
+
+
+@inner()
+def _lay_out(ids, begin, low, high, tables, words, used, places, count, active, many):
+    """Append the words ``low`` to ``high`` of ids (N,) to others, after the contexts of the first one and of those after ends.
+
+    Contexts reach back to ``begin``, and padding is before. ``words`` has ``used`` words and padding, ``places`` the ``count``
+    places of words, and ``active`` the ``many`` places at which n-grams are looked up: those of words, and of the one before the
+    first, whose contexts matter. Returns the three numbers.
     """
     begins, window = True, tables.order - 1
-    for i in range(len(ids)):
+    for i in range(low, high):
         if begins:
-            for _ in range(window):
-                words[used] = tables.padding
+            length = 0
+            while length < window and i - length > begin and ids[i - length - 1] != tables.end:
+                length += 1
+            for k in range(window, 0, -1):
+                words[used] = min(ids[i - k], tables.ngrams.words - 1) if k <= length else tables.padding
                 used += 1
             if window:
                 active[many] = used - 1

@@ -15,7 +15,7 @@ from fflm.arrays import CONFIG, WEIGHTS, Arrays, Divided, MappedArrays, map_arra
 from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
-from fflm.models.base import TableScorer
+from fflm.models.base import TableScorer, check_text
 from fflm.models.description import NgramFigures
 from fflm.models.folder import read_config, read_text, save_description
 from fflm.models.language_model import LanguageModel
@@ -174,8 +174,16 @@ class NgramModel(TableScorer, LanguageModel):
         kernels.ngram_losses(self._index, contexts, targets, losses, shares)
         return losses
 
+    def losses_of_text(self, ids: npt.NDArray[np.int32], start: int = 0) -> npt.NDArray[np.float32]:
+        """Return -log p of the words of a text: ids (N,) -> (N - start,), nats. Words before ``start`` are only context."""
+        ids = check_text(ids, start, self.vocabulary)
+        losses = np.empty(len(ids) - start, np.float32)
+        shares = shares_of(len(losses) * self.order * kernels.LOOKUP_COST)
+        kernels.ngram_losses_of_text(ids, start, self.packed, losses, shares)
+        return losses
+
     def _line_losses(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-        """Return -log p of the words of lines (N,), nats, of which `LineEncoder` made ids (N,) and borders (L + 1,)."""
+        """Return -log p of the words of lines (N,), nats, of which `Encoder` made ids (N,) and borders (L + 1,)."""
         losses: npt.NDArray[np.floating] = kernels.ngram_losses_of_lines(ids, borders, self.packed)
         return losses
 

@@ -18,10 +18,12 @@ from tiny import MODES, WORDS, Bigrams, exact_log_probabilities, tiny_model
 
 import fflm
 from fflm.arrays import CONFIG, WEIGHTS
+from fflm.backend.cpu.kernels import TILE
 from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.models.mixture import train as mixture_train
 from fflm.models.mixture.cache import UnigramCache
+from fflm.models.mixture.kernels import add_exponentials
 from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses
 from fflm.models.mixture.train import GAP, estimate_weights, mix
 from fflm.models.neural.model import NeuralModel, save_config
@@ -156,6 +158,9 @@ def test_mixture_equals_weighted_sum_of_probabilities(mixture):
     found, expected = mixture.log_probabilities(windows.contexts(np.arange(len(ids)))), exact_probabilities(mixture, ids)
     np.testing.assert_allclose(np.exp(found), expected, **SINGLE)
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1, **SINGLE)
+    probabilities = mixture.probabilities(windows.contexts(np.arange(len(ids))))
+    np.testing.assert_allclose(probabilities, expected, **SINGLE)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-14)
     losses = mixture.losses(*windows.batch(np.arange(len(ids))))
     np.testing.assert_allclose(losses, -np.log(expected[np.arange(len(ids)), ids]), **SINGLE)
 
@@ -175,7 +180,45 @@ def test_mixture_with_weight_one_equals_component(mixture):
     alone = Mixture(mixture.components, [0, 1, 0, 0])
     expected = score(mixture.components["b"], TEXT)
     assert math.isclose(score(alone, TEXT).loss_sum, expected.loss_sum, rel_tol=1e-12)
-    assert alone.next_words("the", top=1)[0] == mixture.components["b"].next_words("the", top=1)[0]
+    (word, probability), (expected_word, expected) = (each.next_words("the", top=1)[0] for each in (alone, alone.components["b"]))
+    assert word == expected_word
+    np.testing.assert_allclose(probability, expected, **SINGLE)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("words", [1, TILE, 2 * TILE + 3])
+def test_added_exponentials_equal_those_of_numpy(words, dtype):
+    logs = np.random.default_rng(words).uniform(-79, 0, (3, words)).astype(dtype)
+    logs[1, 0], logs[1, words // 2], logs[2, -1] = -np.inf, -744.0, -100.0
+    totals = np.random.default_rng(1).uniform(0, 1e-30, logs.shape)
+    expected = totals + 0.25 * np.exp(logs.astype(np.float64))
+    add_exponentials(logs, 0.25, totals)
+    np.testing.assert_allclose(totals, expected, rtol=SINGLE["rtol"] if dtype == np.float32 else 1e-14, atol=0)
+
+
+class Given(Bigrams):
+    """A model with the same log-probabilities after every context."""
+
+    def __init__(self, text, logs):
+        super().__init__(text, WORDS, {})
+        self.logs = np.array(logs)
+
+    def log_probabilities(self, contexts):
+        """Return the same row for each context."""
+        return np.repeat(self.logs[None], len(contexts), axis=0)
+
+
+def test_mixture_has_logarithms_of_probabilities_that_are_no_floats(mixture):
+    V = len(mixture.vocabulary)
+    logs = np.full((2, V), -1.0)
+    logs[:, :4] = [[-800, -2000, -np.inf, -720], [-1, -2000, -np.inf, -750]]
+    components = {name: Given(mixture.text, own) for name, own in zip("ab", logs, strict=True)}
+    for each in components.values():
+        each.vocabulary = mixture.vocabulary
+    small = Mixture(components, [0.5, 0.5])
+    contexts = np.zeros((2, small.window), np.int32)
+    expected = np.logaddexp(*logs) + math.log(0.5)
+    np.testing.assert_allclose(small.log_probabilities(contexts), [expected, expected], rtol=1e-14)
 
 
 def test_component_scorer_equals_scores_of_components(mixture):
@@ -275,6 +318,18 @@ def test_changed_or_missing_component_is_refused(models, seed):
         save_tiny(Path("two.model"), seed=seed)
     with pytest.raises(FflmError, match="two.model has changed.*tune again" if seed else "two.model.* is missing"):
         fflm.load("m.mix")
+
+
+def test_weights_of_components_are_read_only_to_verify_them(models):
+    mix(["one.model", "two.model"], tune=["held.txt"]).save("m.mix")
+    with Path("two.model", WEIGHTS).open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
+    fflm.load("m.mix")
+    with pytest.raises(FflmError, match=r"two\.model.*damaged.*wrong checksum"):
+        fflm.load("m.mix", verify=True)
 
 
 def test_damaged_mixture_is_refused(models):

@@ -18,7 +18,7 @@ from fflm.cli import main
 from fflm.errors import FflmError
 from fflm.models.mixture import cache as cache_module
 from fflm.models.mixture.cache import THETAS, NeuralCache, UnigramCache
-from fflm.models.mixture.kernels import KEYS, QUERIES, sum_weights
+from fflm.models.mixture.kernels import KEYS, QUERIES, find_contexts, sum_weights
 from fflm.models.mixture.model import interpolate_losses
 from fflm.models.mixture.train import estimate_weights, mix
 from fflm.models.scoring import score, score_chunks
@@ -93,6 +93,7 @@ def test_neural_cache_equals_naive_computation(model, size, theta, monkeypatch):
     losses = np.minimum(losses, 75)  # the kernel rounds up weights below 1e-38 of the largest
     np.testing.assert_allclose(np.minimum(cache.losses_of_text(ids), 75), losses, **close)
     np.testing.assert_allclose(np.minimum(cache.losses_of_text(ids, 23), 75), losses[23:], **close)
+    np.testing.assert_allclose(np.minimum(cache.losses_of_text(ids[:1]), 75), losses[:1], **close)  # shorter than a context
     for piece in (1, 7):
         monkeypatch.setattr(cache_module, "_PIECE", piece)
         several = cache.losses_of_texts([ids, ids[:0], ids[:17]])
@@ -121,9 +122,34 @@ def test_keys_of_a_growing_text_are_computed_once(model, monkeypatch):
     assert len(computed) <= 30
     assert set(computed[1:]) == {1}
     monkeypatch.setattr(cache_module, "_PIECE", 20)  # of keys that are kept
+    cache = NeuralCache(12, 9.0, model)
     found = [cache.log_probabilities(contexts[place : place + 2]) for place in range(0, 30, 2)]
     assert_close(np.concatenate(found), np.concatenate(expected), 10 * NEURAL_CACHE * cache.theta)
-    assert len(cache._kept.keys[0]) <= 26
+    assert len(cache._own.known.keys) == 26
+    monkeypatch.setattr(model, "softmax_inputs", lambda contexts: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        cache.log_probabilities(contexts[:1])
+    monkeypatch.undo()
+    assert_close(cache.log_probabilities(contexts[:1]), expected[0], 10 * NEURAL_CACHE * cache.theta)
+
+
+def test_each_context_has_one_place_whatever_the_order():
+    """Texts repeat, jump back and have words that do not count; equal contexts are found again, others get new places."""
+    generator, width, size = np.random.default_rng(3), 2, 5
+    slots, known = np.zeros(64, np.int32), np.empty((32, width), np.int32)  # full enough that contexts share slots
+    text, numbers, count = generator.integers(0, 5, 200).astype(np.int32), {}, 0
+    for first in [*range(60), *range(30, 0, -1), *generator.integers(0, 190, 60).tolist()]:
+        contexts = np.stack([text[first : first + width + size], text[first // 2 : first // 2 + width + size]])
+        places = np.full((2, size + 1), -9, np.int32)
+        count = find_contexts(contexts, size, 4, 3, slots, known, count, places)
+        for row, found in zip(contexts.tolist(), places.tolist(), strict=True):
+            for place, number in enumerate(found):
+                if place < size and row[place + width] in (3, 4):
+                    assert number == -1
+                else:
+                    assert number == numbers.setdefault(tuple(row[place : place + width]), len(numbers))
+        assert count == len(numbers)
+        assert list(map(tuple, known[:count].tolist())) == list(numbers)
 
 
 def empty_context(model, size):

@@ -19,10 +19,13 @@ import fflm
 from fflm.arrays import INDEX, WEIGHTS, load_arrays, save_arrays
 from fflm.compiling import pack
 from fflm.errors import FflmError
+from fflm.models.base import Predictor
 from fflm.models.ngram import kernels
 from fflm.models.ngram import model as models
 from fflm.models.ngram.arpa import import_arpa, read_arpa, write_arpa
 from fflm.models.ngram.index import _quantize, _quantized, make_index, quantize_index, quantized_arrays
+from fflm.text.settings import TextSettings
+from fflm.text.tokenizer import Tokenizer
 
 WORDS = ["<unk>", "</s>", *(f"w{number}" for number in range(30))]
 
@@ -89,6 +92,20 @@ def test_words_of_index_equal_scores_of_lines(case):
     for line, score in zip(lines[-60:], model.scores(lines[-60:]), strict=True):
         ids = np.append(model.vocabulary.encode(line.split()), np.int32(1))
         assert -model.losses_of_text(ids).sum() == pytest.approx(score, rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["sentence", "stream"])
+def test_scores_of_a_text_equal_those_of_single_contexts(case, mode):
+    """Contexts cross the pieces of a text that are looked up together, and the shares of threads."""
+    model, lines, _ = case
+    model = models.NgramModel(model.tables, model.vocabulary, TextSettings(Tokenizer("space"), mode), model.about)
+    ids, _ = model._encoder.encode_chunk("\n".join(lines).encode())
+    expected = Predictor.losses_of_text(model, ids)
+    for start in (0, 1, 3, len(ids) - 5, len(ids)):
+        np.testing.assert_array_equal(model.losses_of_text(ids, start), expected[start:])
+        shared = np.empty(len(ids) - start, np.float32)
+        kernels.ngram_losses_of_text(ids, start, model.packed, shared, 3)
+        np.testing.assert_array_equal(shared, expected[start:])
 
 
 @pytest.mark.parametrize("room", [0.001, 0.3, 1.0])

@@ -1,4 +1,4 @@
-"""The encoder of single lines, against the rules that every text is read by."""
+"""The encoder of chunks and of lines, against the rules that every text is read by."""
 
 import itertools
 import pickle
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fflm.text import lines as lines_module
-from fflm.text.lines import LineEncoder
+from fflm.text import encoder as encoder_module
+from fflm.text.encoder import Encoder, with_newlines
+from fflm.text.pieces import as_bytes
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
@@ -66,7 +67,7 @@ def vocabulary_of(settings):
     return Vocabulary.from_words(words, {LINE_END: 1} if settings.ends else {}, ends=settings.ends)
 
 
-ENCODERS = {name: LineEncoder(read, vocabulary_of(read)) for name, read in READ.items()}
+ENCODERS = {name: Encoder(read, vocabulary_of(read)) for name, read in READ.items()}
 
 
 def expected_ids(line, read, vocabulary):
@@ -89,13 +90,36 @@ def test_encoded_lines_equal_encoded_texts(name, lines):
     assert (ids.dtype, borders.dtype) == (np.int32, np.int64)
 
 
+CHUNKS = st.lists(TEXTS | st.lists(st.sampled_from(PIECES)).map(" ".join), max_size=4)
+
+
+@pytest.mark.parametrize("name", READ)
+@settings(max_examples=70)
+@example(chunks=["", " ", "\n", "the", "the cat\n", "\n\nthe \n", "Cat, the straße"])
+@given(chunks=CHUNKS)
+def test_encoded_chunks_equal_encoded_texts(name, chunks):
+    read, encoder = READ[name], ENCODERS[name]
+    for chunk in map(with_newlines, chunks):
+        ids, characters = encoder.encode_chunk(as_bytes(chunk))
+        assert ids.tolist() == read.encode_text(chunk, encoder.vocabulary).tolist()
+        assert (ids.dtype, characters) == (np.int32, len(read.tokenizer.normalize(chunk)))
+
+
+def test_words_of_eight_bytes_have_different_keys():
+    """A key that were the same for all of them would make look-ups slow, but not wrong."""
+    words = [f"{number:08}" for number in range(3000)]
+    encoder = Encoder(READ["sentences, split at spaces"], Vocabulary.from_words(words, {LINE_END: 1}, ends=True))
+    keys = encoder._pieces._slots[:, 0]
+    assert len(set(keys[keys > 0].tolist())) == 1 + len(words)
+
+
 @pytest.mark.parametrize("name", ["sentences", "line ends", "sentences, split at spaces"])
 def test_long_lines_are_encoded_across_blocks(name):
     generator = np.random.default_rng(1)
     words = [*WORDS, *("x" * length for length in (6, 7, 8, 9, 15, 16, 17, 24, 25)), "\n", "\0"]
     read = READ[name]
     known = sorted({token for word in words for token in read.tokenizer.tokens(word) if token != LINE_END})
-    encoder = LineEncoder(read, Vocabulary.from_words(known, {LINE_END: 1}, ends=True))
+    encoder = Encoder(read, Vocabulary.from_words(known, {LINE_END: 1}, ends=True))
     lines = [" " * int(generator.integers(70)) + " ".join(generator.choice(words, 3000)), *["cat"] * 200]
     for some in (lines, [line.replace("\0", "the") for line in lines]):  # with a line that has the separator, and without one
         ids, borders = encoder.encode(some)
@@ -104,17 +128,17 @@ def test_long_lines_are_encoded_across_blocks(name):
 
 
 def test_encoder_forgets_pieces_at_its_limit(monkeypatch):
-    monkeypatch.setattr(lines_module, "MAX_BYTES", 200)
-    encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
+    monkeypatch.setattr(encoder_module, "MAX_BYTES", 200)
+    encoder = Encoder(READ["sentences"], vocabulary_of(READ["sentences"]))
     for number in range(300):
         line = f"the cat{number} sat, don't {'x' * (number % 40)}"
         ids, _ = encoder.encode([line])
         assert ids.tolist() == expected_ids(line, encoder.settings, encoder.vocabulary)
-        assert encoder._own.pieces.size < 500
+        assert encoder._pieces.size < 500
 
 
 def test_threads_have_separate_tables():
-    encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
+    encoder = Encoder(READ["sentences"], vocabulary_of(READ["sentences"]))
     texts = [[f"the cat {number}-{thread} don't" for number in range(100)] for thread in range(8)]
     results = [None] * 8
 
@@ -131,7 +155,7 @@ def test_threads_have_separate_tables():
 
 
 def test_encoder_is_pickled_without_tables():
-    encoder = LineEncoder(READ["sentences"], vocabulary_of(READ["sentences"]))
+    encoder = Encoder(READ["sentences"], vocabulary_of(READ["sentences"]))
     encoder.encode(["the cat"])
     again = pickle.loads(pickle.dumps(encoder))
     assert again.encode(["the cat"])[0].tolist() == encoder.encode(["the cat"])[0].tolist()
