@@ -1,5 +1,6 @@
 """The settings of n-gram models."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, TypeAlias
 
@@ -38,7 +39,6 @@ MEMORY = "50%"
 Memory: TypeAlias = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9]+(\.[0-9]+)?([KMGT]|%)$",
         description="Memory for n-grams while they are counted and written, such as 2G, or a share of what is free. Beyond it,"
         " they are on disk only. The model does not depend on it.",
     ),
@@ -59,7 +59,14 @@ def memory_bytes(memory: str, processes: int = 1) -> int:
         As `Memory` describes it.
     processes
         The number of processes.
+
+    Raises
+    ------
+    FflmError
+        If ``memory`` is neither a size nor a share.
     """
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?([KMGT]|%)", memory):
+        raise FflmError(f"`memory` is {memory!r}: give a size such as 500M or 2G, or a share such as 50%")
     number, unit = float(memory[:-1]), memory[-1]
     if unit == "%":
         return int(number / 100 * available_memory() / processes)

@@ -81,6 +81,7 @@ def train(
     place = model_path(path, source.inputs, "ngram")
     refuse_unknown(fields, OPTIONS)
     largest_pruned(prune, order)  # refused before the text is read
+    memory_bytes(memory)
     with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
 
         def make_folder() -> str:
