@@ -152,7 +152,8 @@ def _connect_processes(words: list[str]) -> None:
 
     This comes before anything that may fail in one of the processes, which the others could not notice otherwise.
     """
-    if words[0] in ("train", "tune", "score", "tokenize") or words[:2] in (["classify", "train"], ["classify", "tune"]):
+    groups = ["classify", "train"], ["classify", "tune"], ["ngram", "train"]
+    if words[0] in ("train", "tune", "score", "tokenize") or words[:2] in groups:
         from fflm.parallel.world import world
 
         world()

@@ -1,5 +1,7 @@
 """`fflm ngram`: Kneser-Ney n-gram models, and files in the ARPA format."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,10 +19,12 @@ from fflm.cli.options import (
     refuse_text_options,
     text_options,
 )
-from fflm.cli.report import describe_perplexity, describe_text, echo_json, message_console, tokenizing
-from fflm.models.ngram.settings import ORDER, Order, Prune, PruneEntropy
+from fflm.cli.report import describe_perplexity, describe_text, echo_json, message_console
+from fflm.models.ngram.settings import MEMORY, ORDER, Memory, Order, Prune, PruneEntropy
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fflm.models.ngram.model import NgramModel
 
 _output = click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="The model.")
@@ -45,6 +49,7 @@ def command() -> None:
 @annotated_option("order", Order, ORDER)
 @annotated_option("prune", Prune, "0")
 @annotated_option("prune_entropy", PruneEntropy, 0.0)
+@annotated_option("memory", Memory, MEMORY)
 @click.option("--arpa", type=PATH, metavar="FILE", help="Also write the model in the ARPA format.")
 @text_options
 @quiet_option
@@ -70,19 +75,21 @@ def train(
       fflm ngram train corpora/stories.txt -o stories.ngram
       fflm ngram train stories.model -o stories.ngram --order 3 --arpa stories.arpa
       fflm ngram train corpora/stories.txt -o small.ngram --prune 0,0,1
+      fflm ngram train corpora/stories.txt -o large.ngram --memory 2G
     """
     from fflm.files import check_file
     from fflm.models.ngram.arpa import write_arpa
     from fflm.models.ngram.train import train
+    from fflm.parallel.world import world
 
     console = message_console(quiet)
     refuse_text_options(inputs, given_options(context))
     if arpa:
         check_file(arpa, overwrite)
-    with tokenizing(console) as progress:
-        model = train(inputs, output, overwrite=overwrite, progress=progress, **options)
+    with _progress(console) as (progress, stages):
+        model = train(inputs, output, overwrite=overwrite, progress=progress, stages=stages, **options)
     if arpa:
-        write_arpa(model, arpa, overwrite=overwrite)
+        world().on_first(lambda: write_arpa(model, arpa, overwrite=overwrite))
     _report(model, output, as_json)
 
 
@@ -146,6 +153,25 @@ def import_(
     words = Tokenizer(mode=tokenizer, lowercase=lowercase)
     model = import_arpa(file, output, tokenizer=words, mode=mode, overwrite=overwrite)
     _report(model, output, as_json)
+
+
+@contextlib.contextmanager
+def _progress(console: "Console") -> Iterator[tuple[Callable[[int], None], Callable[[str, float], None]]]:
+    """Display how much text has been read, and then what is done to the n-grams; yield the functions that are told of both."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading text", total=None)
+
+        def read(characters: int) -> None:
+            progress.advance(task, characters)
+            progress.update(task, description=f"reading text: {progress.tasks[task].completed:,.0f} characters")
+
+        def show(stage: str, share: float) -> None:
+            progress.update(task, description=f"{stage}: {share:.0%}")
+
+        yield read, show
 
 
 def describe(about: dict[str, Any]) -> list[str]:

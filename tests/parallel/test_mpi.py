@@ -96,8 +96,8 @@ def check_diverging(result):
     fflm.resume("diverging.model", epochs=1)
 
 
-def test_tokenizing_and_scoring_in_several_processes_equal_one(text):
-    """A corpus has the same ids and words, and a score the same bits; characters of cut parts depend on chunks."""
+def test_tokenizing_counting_and_scoring_in_several_processes_equal_one(text):
+    """A corpus has the same ids and words, an n-gram model and a score the same bits; characters of cut parts may differ."""
     tokenize = "tokenize", text, text, "--test", "10%", "-o"
     one = command(*tokenize, "one.ids", folder=Path())
     three = mpiexec(3, "-m", "fflm", *tokenize, "three.ids", folder=Path())
@@ -107,6 +107,12 @@ def test_tokenizing_and_scoring_in_several_processes_equal_one(text):
     for name in ("train.npy", "valid.npy", "test.npy", "vocabulary.tsv"):
         assert Path("one.ids", name).read_bytes() == Path("three.ids", name).read_bytes()
     model = fflm.train_ngram("one.ids", "text.ngram", order=3)
+    result = mpiexec(
+        2, "-m", "fflm", "ngram", "train", "one.ids", "-o", "two.ngram", "--order", 3, "--arpa", "two.arpa", folder=Path()
+    )
+    assert (result.returncode, result.stdout.count("model two.ngram")) == (0, 1), result.stderr
+    for name in ("model.safetensors", "index.safetensors"):
+        assert Path("text.ngram", name).read_bytes() == Path("two.ngram", name).read_bytes()
     for given, expected in (([text], model.perplexity(text)), (["--part", "train"], None)):
         result = mpiexec(2, "-m", "fflm", "score", "-m", "text.ngram", *given, "--json", folder=Path())
         assert result.returncode == 0, result.stderr

@@ -11,7 +11,6 @@ from processes import ThreadCommunicator
 from fflm.backend.devices import Compute
 from fflm.cli import COMMANDS
 from fflm.errors import FflmError
-from fflm.models.ngram.train import train
 from fflm.parallel.communicator import SINGLE_PROCESS
 from fflm.parallel.launch import launched_as
 from fflm.parallel.world import end_all, separate, threads_per_process, world
@@ -100,7 +99,7 @@ def test_processes_that_are_not_connected_are_refused(monkeypatch):
     "command",
     [
         *([name] for name in COMMANDS if name not in ("train", "tune", "score", "tokenize")),
-        ("ngram", "train", "x"),
+        ("ngram", "export", "x"),
         ("classify", "predict"),
     ],
 )
@@ -122,13 +121,6 @@ def test_scores_of_words_in_several_processes_are_refused(monkeypatch, text):
     result = fflm_command("score", "-m", "text.ngram", text, "--by", "word", folder=".")
     assert result.returncode == 1
     assert "--fast, --follow, --nbest or --by uses one process, but 4 were started" in result.stderr
-
-
-def test_ngram_training_in_several_processes_is_refused(monkeypatch, text):
-    monkeypatch.setenv("PMI_RANK", "0")
-    monkeypatch.setenv("PMI_SIZE", "2")
-    with pytest.raises(FflmError, match="the training of an n-gram model uses one process"):
-        train("text.txt")
 
 
 @pytest.mark.parametrize(("visible", "expected"), [(None, "2"), ("4,5,6,7", "6"), ("GPU-a", "GPU-a"), ("4,5", ""), ("", "")])

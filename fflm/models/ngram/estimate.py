@@ -1,17 +1,25 @@
-"""Interpolated modified Kneser-Ney estimation (Chen and Goodman 1999, https://doi.org/10.1006/csla.1999.0128)."""
+"""Interpolated modified Kneser-Ney estimation (Chen and Goodman 1999, https://doi.org/10.1006/csla.1999.0128).
 
+The n-grams are on disk: they are counted in one pass (`fflm.models.ngram.counting`), and interpolated in another one, order by
+order, in chunks of contexts. Each chunk needs only the contexts without the oldest word, which are next to each other as well.
+"""
+
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from fflm.arrays import Arrays
 from fflm.backend.cpu.launching import shares_of
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
-from fflm.models.ngram.pruning import prune_by_entropy, subset
-from fflm.models.ngram.settings import largest_pruned
-from fflm.models.ngram.tables import Integers, Tables, borders
+from fflm.models.ngram.columns import Column, Joined, Piece
+from fflm.models.ngram.counting import Counted, Level, Text, Work, chunks, count_ngrams, ends
+from fflm.models.ngram.pruning import prune_by_entropy
+from fflm.models.ngram.settings import MEMORY, largest_pruned, memory_bytes
+from fflm.models.ngram.tables import TOO_MANY, Tables
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
 from fflm.text.windows import Windows
@@ -19,230 +27,247 @@ from fflm.text.windows import Windows
 FIXED_DISCOUNTS = (0.5, 1.0, 1.5)
 """Discounts of the counts 1, 2, and 3 or more where they cannot be estimated, as in KenLM."""
 
-
-class _Contexts(NamedTuple):
-    """The distinct contexts of a text, of 0 to K words, as a trie: item k of each list describes the contexts of k words.
-
-    Attributes
-    ----------
-    parents
-        (C_k,), uint32: the index of each context without its oldest word, among the contexts of k - 1 words.
-    words
-        (C_k,), uint32: the oldest word of each context; (0,) for k = 0.
-    """
-
-    parents: list[npt.NDArray[np.uint32]]
-    words: list[npt.NDArray[np.uint32]]
+_GRAMS = 1 << 18  # n-grams that are interpolated at a time
 
 
-class _Counts(NamedTuple):
-    """The counts of the n-grams of one order.
+class Estimates(NamedTuple):
+    """The estimates for the n-grams and contexts of a `Level`, on disk.
 
     Attributes
     ----------
-    keys
-        (G,), int64: the n-grams as numbers in ascending order, context * V + word.
-    counts
-        (G,), uint32: the count of each n-gram.
+    log_probabilities, back_offs
+        As in `Tables`.
+    probabilities
+        (G,), float64: the probability of each n-gram.
+    kept
+        (G,), bool: whether the model will have each n-gram.
+    frequencies
+        (C,), int64: how often each context occurs; empty without pruning.
     """
 
-    keys: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.uint32]
+    log_probabilities: Column
+    back_offs: Column
+    probabilities: Column
+    kept: Column
+    frequencies: Column
+
+    @classmethod
+    def of(cls, folder: Path, rank: int, length: int) -> "Estimates":
+        """Return the columns for the contexts of ``length`` words that a process has, or will have, in a folder."""
+        types = np.float32, np.float32, np.float64, bool, np.int64
+        names = zip(cls._fields, types, strict=True)
+        return cls(*(Column(folder / f"{name}-{rank}-{length}", dtype) for name, dtype in names))
+
+
+class Estimated(NamedTuple):
+    """A model, whose n-grams are on disk.
+
+    Attributes
+    ----------
+    arrays
+        The arrays of its `Tables`, which are `Joined`, unless it was pruned by entropy.
+    details
+        ``counts``, the number of n-grams of each order; ``discounts``, three numbers for each order; ``notes``, messages about
+        discounts that could not be estimated.
+    levels
+        For contexts of 0 to n - 1 words, what each process has of them; empty if the model was pruned by entropy.
+    """
+
+    arrays: Arrays
+    details: dict[str, Any]
+    levels: list[list[tuple[Level, Estimates]]]
 
 
 def estimate(
-    ids: Integers,
+    text: Text,
     vocabulary: Vocabulary,
     settings: TextSettings,
     order: int,
     prune: Sequence[int] = (),
     prune_entropy: float = 0.0,
+    memory: str = MEMORY,
 ) -> tuple[Tables, dict[str, Any]]:
+    """Estimate a model as `estimate_on_disk` does, in a temporary folder of the system, and return its tables in memory."""
+    with tempfile.TemporaryDirectory(prefix="fflm-") as folder:
+        work = Work(Path(folder), memory_bytes(memory))
+        estimated = estimate_on_disk(work, text, vocabulary, settings, order, prune, prune_entropy)
+        return in_memory(estimated.arrays), estimated.details
+
+
+def estimate_on_disk(
+    work: Work,
+    text: Text,
+    vocabulary: Vocabulary,
+    settings: TextSettings,
+    order: int,
+    prune: Sequence[int] = (),
+    prune_entropy: float = 0.0,
+) -> Estimated:
     """Estimate an interpolated modified Kneser-Ney model from a text.
 
-    The positions in the text are sorted once, by their contexts from the newest word to the oldest, so that positions with the
-    same context of any length are next to each other. The adjusted count of an n-gram of the highest order is the number of its
-    occurrences. The adjusted count of a shorter n-gram is the number of distinct words that precede it; if it starts at ``<s>``
-    or at the start of the text, where no word precedes it, it is the number of its occurrences, as in KenLM. Unigrams are
-    interpolated with the uniform distribution.
+    The adjusted count of an n-gram of the highest order is the number of its occurrences. The adjusted count of a shorter n-gram
+    is the number of distinct words that precede it; if it starts at ``<s>`` or at the start of the text, where no word precedes
+    it, it is the number of its occurrences, as in KenLM. Unigrams are interpolated with the uniform distribution. The result does
+    not depend on the memory, nor on the number of processes.
 
     Parameters
     ----------
-    ids
-        (N,), the text.
+    work
+        Where and how. All processes call this function, and get the same results.
+    text
+        (N,), the ids of the text.
     vocabulary, settings
         The vocabulary and the settings of the text.
     order
         The length of the longest n-grams, at least 1.
     prune, prune_entropy
-        How to prune the model, as `fflm.models.ngram.pruning` describes it; discounts are estimated before.
-
-    Returns
-    -------
-    tables : Tables
-        The model.
-    details : dict
-        ``counts``, the number of n-grams of each order; ``discounts``, three numbers for each order; ``notes``, messages about
-        discounts that could not be estimated.
+        How to prune the model, as `fflm.models.ngram.pruning` describes it; discounts are estimated before. To prune by entropy
+        takes memory for all n-grams that are not pruned by count.
 
     Raises
     ------
     FflmError
-        If the text is too long, or ``prune`` is not in ascending order from 0, or longer than ``order``.
+        If there are too many n-grams, or ``prune`` is not in ascending order from 0, or longer than ``order``.
     """
-    limits, V = largest_pruned(prune, order), len(vocabulary)
-    contexts, ending = _find_contexts(ids, vocabulary, settings, order)
-    counts = _count_ngrams(contexts, ending, V)
-    words = int(np.count_nonzero(counts[0].counts))
-    estimated = [estimate_discounts(_counts_of_counts(each.counts), k) for k, each in enumerate(counts, 1)]
-    discounts = [values for values, _ in estimated]
-    details: dict[str, Any] = {"discounts": discounts, "notes": [note for _, note in estimated if note]}
-    if not (any(limits) or prune_entropy):
-        tables = _interpolate(contexts, counts, [np.ones(len(each.keys), bool) for each in counts], discounts, V)
-    else:
-        occurrences = _occurrences(contexts, counts, V)
-        kept = [each > limit for each, limit in zip(occurrences, limits, strict=True)]
-        kept[0][:] = True
-        frequencies = _frequencies(contexts, counts, occurrences, V)
-        del occurrences
-        tables, remaining = subset(_interpolate(contexts, counts, kept, discounts, V), np.concatenate(kept))
-        if prune_entropy:
-            tables = prune_by_entropy(tables, frequencies[remaining], prune_entropy)
-        details |= {"prune": list(prune), "prune_entropy": prune_entropy}
-    longer = [int(tables.starts[high] - tables.starts[low]) for low, high in tables.levels()[1:]]
-    return tables, {"counts": [words, *longer, *[0] * (order - 1 - len(longer))], **details}
-
-
-def _find_contexts(
-    ids: Integers, vocabulary: Vocabulary, settings: TextSettings, order: int
-) -> tuple[_Contexts, list[npt.NDArray[np.int64]]]:
-    """Find the distinct contexts of a text of ids (N,).
-
-    Returns
-    -------
-    contexts : _Contexts
-        The contexts of 0 to ``order`` - 1 words.
-    ending : list of numpy.ndarray
-        For each context length k, the n-grams, as numbers with repetitions, of the positions whose longest context has k words.
-        These are all positions for the greatest k, where the numbers are sorted, except for those near the start of the text or
-        of a sentence.
-    """
-    V, longest = len(vocabulary), order - 1
-    windows = Windows.of(ids, vocabulary, settings, 1)
-    text, places = _with_starts(ids, windows.padding, windows.sentence_end)
-    lengths = kernels.context_lengths(text, vocabulary.start_id, longest)
-    places = _sorted(text, lengths, places, longest, V + 1)
-    shared = np.empty(len(places), np.uint8)
-    kernels.shared_words(text, lengths, places, shared, shares_of(len(places) * kernels.LOOKUP_COST))
-    lengths = lengths[places]
-
-    contexts = _Contexts([np.zeros(1, np.uint32)], [np.empty(0, np.uint32)])
-    ending: list[npt.NDArray[np.int64]] = []
-    nodes = np.zeros(len(places), np.uint32)  # for each position, the index of its context of k words
-    for k in range(order):
-        if k:
-            new = (shared < k) & (lengths >= k)
-            contexts.parents.append(nodes[new])
-            contexts.words.append(text[places[new] - np.uint32(k)])
-            np.cumsum(new, dtype=np.uint32, out=nodes)
-            nodes -= 1
-        here = lengths == k
-        ending.append(_numbers(nodes[here], text[places[here]], V))
-    return contexts, ending
-
-
-def _count_ngrams(contexts: _Contexts, ending: list[npt.NDArray[np.int64]], V: int) -> list[_Counts]:
-    """Return the adjusted counts of the n-grams of each order.
-
-    An n-gram of a lower order counts once for each distinct word that precedes it, and once for each of its occurrences at the
-    start of the text or of a sentence. ``ending`` is from `_find_contexts`, and is emptied to save memory.
-    """
-    counts: list[_Counts] = []
-    for k in range(len(ending) - 1, -1, -1):
-        found = ending.pop()
-        if counts:
-            longer = counts[-1].keys
-            found = np.concatenate([found, _numbers(contexts.parents[k + 1][longer // V], longer % V, V)])
-            found.sort()
-        if k:
-            counts.append(_Counts(*_distinct(found)))
-        else:  # the unigrams are all words of the vocabulary, whether or not they occur
-            counts.append(_Counts(np.arange(V), np.bincount(found, minlength=V).astype(np.uint32)))
-    return counts[::-1]
-
-
-def _occurrences(contexts: _Contexts, counts: list[_Counts], V: int) -> list[npt.NDArray[np.int64]]:
-    """Return how often each n-gram of each order occurs, (G,) for each order.
-
-    An n-gram of a lower order was counted once for each n-gram that is one word longer and ends with it. It occurs as often as
-    all of these together, and at the start of the text or of a sentence.
-    """
-    occurrences: list[npt.NDArray[np.int64]] = [counts[-1].counts.astype(np.int64)]
-    for k in range(len(counts) - 1, 0, -1):
-        longer, (keys, own) = counts[k].keys, counts[k - 1]
-        places = np.searchsorted(keys, _numbers(contexts.parents[k][longer // V], longer % V, V))
-        repeated = np.bincount(places, weights=occurrences[-1] - 1, minlength=len(keys))
-        occurrences.append(np.add(own, repeated, dtype=np.int64, casting="unsafe"))
-    return occurrences[::-1]
-
-
-def _frequencies(
-    contexts: _Contexts, counts: list[_Counts], occurrences: list[npt.NDArray[np.int64]], V: int
-) -> npt.NDArray[np.float64]:
-    """Return the share of the text's positions that come after each context, (M,), in the order of `Tables`."""
-    sums = [
-        np.bincount(own.keys // V, weights=each, minlength=len(parents))
-        for parents, own, each in zip(contexts.parents, counts, occurrences, strict=True)
+    limits, V, size = largest_pruned(prune, order), len(vocabulary), work.communicator.size
+    pruned = bool(any(limits) or prune_entropy)
+    counted = count_ngrams(work, text, Windows.of(text, vocabulary, settings, 1), V, order, occurrences=pruned)
+    estimated = [estimate_discounts(seen, k) for k, seen in enumerate(counted.tallies.tolist(), 1)]
+    details: dict[str, Any] = {
+        "discounts": [values for values, _ in estimated],
+        "notes": [note for _, note in estimated if note],
+    }
+    _interpolate(work, counted, limits if pruned else None, details["discounts"], V)
+    if pruned:
+        _drop(work, counted.levels)
+    work.communicator.barrier()
+    every = [
+        [(Level.of(work.folder, rank, length), Estimates.of(work.folder, rank, length)) for rank in range(size if length else 1)]
+        for length in range(order)
     ]
-    frequencies: npt.NDArray[np.float64] = np.concatenate(sums) / sums[0][0]
-    return frequencies
+    arrays: Arrays = _joined(every)
+    longer = [sum(len(level.targets) for level, _ in parts) for parts in every[1:]]
+    if prune_entropy:
+        frequencies = np.concatenate([part for parts in every for _, each in parts for part in each.frequencies.parts()])
+        tables = prune_by_entropy(in_memory(arrays), frequencies / frequencies[0], prune_entropy)
+        arrays, every = tables.arrays(), []
+        longer = [int(tables.starts[high] - tables.starts[low]) for low, high in tables.levels()[1:]]
+    if pruned:
+        details |= {"prune": list(prune), "prune_entropy": prune_entropy}
+    details = {"counts": [counted.words, *longer, *[0] * (order - 1 - len(longer))], **details}
+    return Estimated(arrays, details, every)
+
+
+def in_memory(arrays: Arrays) -> Tables:
+    """Return the tables of a model, given their arrays, of which some may be on disk."""
+    found: dict[str, Any] = {name: each.read() if isinstance(each, Joined) else each for name, each in arrays.items()}
+    return Tables(**found)
 
 
 def _interpolate(
-    contexts: _Contexts, counts: list[_Counts], kept: list[npt.NDArray[np.bool_]], discounts: list[list[float]], V: int
-) -> Tables:
-    """Return the tables of the model: each order is interpolated with the next lower one, unigrams with the uniform distribution.
+    work: Work, counted: Counted, limits: Sequence[int] | None, discounts: Sequence[Sequence[float]], V: int
+) -> None:
+    """Interpolate each order with the next lower one, unigrams with the uniform distribution, and write the `Estimates`.
 
-    The counts are removed from their list once they are used, to save memory. The n-grams of each order that are not kept (G,)
-    are still in the tables, with the probability that they have without an entry.
+    N-grams that occur at most as often as the limit of their order are not kept, but have the probability that they have without
+    an entry.
     """
-    starts: list[Integers] = []
-    targets: list[npt.NDArray[np.uint32]] = []
-    log_probabilities, back_offs, ngrams = [], [], 0
-    lower = np.array([0, V]), np.arange(V, dtype=np.uint32), np.full(V, 1 / V)
-    for parents, own_kept, values in zip(contexts.parents, kept, discounts, strict=True):
-        keys, own = counts.pop(0)
-        first = borders(keys // V, len(parents))
-        words = (keys % V).astype(np.uint32)
-        del keys
-        probabilities, back_off = np.empty(len(words)), np.empty(len(parents))
-        shares = shares_of(len(words) * kernels.LOOKUP_COST)
-        kernels.interpolate(
-            first, words, own, own_kept, parents, *lower, np.array([0.0, *values]), probabilities, back_off, shares
-        )
-        starts.append(first[:-1] + ngrams)
-        ngrams += len(words)
-        targets.append(words)
-        log_probabilities.append(np.log(probabilities).astype(np.float32))
-        back_offs.append(np.log(back_off).astype(np.float32))
-        lower = first, words, probabilities
+    every, done = sum(len(level.targets) for level in counted.levels), 0
+    lower, lower_probabilities = None, Column(work.folder / "none")
+    for length, level in enumerate(counted.levels):
+        estimates = Estimates.of(work.folder, work.communicator.rank, length)
+        values = np.array([0.0, *discounts[length]])
+        for chunk in chunks(level, lower):
+            work.show("interpolating", done / every)
+            counts, words = level.counts.read(*chunk.grams), level.targets.read(*chunk.grams)
+            starts, parents = chunk.starts - chunk.starts[0], chunk.parents - chunk.parents[0]
+            if lower:
+                lower_starts = ends(lower.starts, int(chunk.parents[0]), int(chunk.parents[-1]) + 1)
+                among = int(lower_starts[0]), int(lower_starts[-1])
+                below = lower_starts - among[0], lower.targets.read(*among), lower_probabilities.read(*among)
+            else:
+                below = np.array([0, V]), words, np.full(V, 1 / V)
+            kept = np.ones(len(words), bool)
+            if limits:
+                occurrences = level.occurrences.read(*chunk.grams)
+                kept[:] = occurrences > limits[length] if length else True
+                estimates.kept.append(kept)
+                estimates.frequencies.append(np.add.reduceat(occurrences, starts[:-1], dtype=np.int64))
+            probabilities, back_offs = np.empty(len(words)), np.empty(len(parents))
+            shares = shares_of(len(words) * kernels.LOOKUP_COST)
+            kernels.interpolate(starts, words, counts, kept, parents, *below, values, probabilities, back_offs, shares)
+            estimates.log_probabilities.append(np.log(probabilities).astype(np.float32))
+            estimates.back_offs.append(np.log(back_offs).astype(np.float32))
+            if length + 1 < len(counted.levels):
+                estimates.probabilities.append(probabilities)
+            done += len(words)
+        level.counts.remove()
+        lower_probabilities.remove()
+        lower, lower_probabilities = level, estimates.probabilities
 
-    depths = np.cumsum([0, *map(len, contexts.parents)])
-    shifted = (parents + depth for parents, depth in zip(contexts.parents[1:], depths, strict=False))
-    return Tables.of(
-        np.concatenate([np.empty(0, np.int64), *shifted]),
-        np.concatenate(contexts.words),
-        np.concatenate(back_offs),
-        np.concatenate([*starts, [ngrams]]),
-        np.concatenate(targets),
-        np.concatenate(log_probabilities),
-    )
+
+def _drop(work: Work, levels: Sequence[Level]) -> None:
+    """Remove the n-grams that are not kept, and the contexts that have no others, from the columns of a process.
+
+    The contexts of an n-gram that is kept are kept without their oldest words, too, because limits ascend.
+    """
+    used = Column(work.folder / f"used-{work.communicator.rank}-{len(levels)}", bool)
+    for length in range(len(levels) - 1, -1, -1):
+        level, estimates = levels[length], Estimates.of(work.folder, work.communicator.rank, length)
+        deeper, used = used, Column(work.folder / f"used-{work.communicator.rank}-{length}", bool)
+        whole = [level.words, level.children, level.starts, level.targets, *estimates[:2], estimates.frequencies]
+        fewer = [Column(each.path.with_name(f"fewer-{each.path.name}"), each.dtype) for each in whole]
+        grams = children = 0
+        for chunk in chunks(level, None):
+            kept = estimates.kept.read(*chunk.grams)
+            left = np.add.reduceat(kept, chunk.starts[:-1] - chunk.starts[0], dtype=np.int64)
+            among = ends(level.children, chunk.low, chunk.high)
+            before = np.concatenate([[0], np.cumsum(deeper.read(int(among[0]), int(among[-1])))])
+            inner, own = np.diff(before[among - among[0]]), left > 0
+            used.append(own)
+            rows = [
+                level.words.read(chunk.low, chunk.high)[own],
+                (children + np.cumsum(inner[own])).astype(np.uint32),
+                (grams + np.cumsum(left[own])).astype(np.uint32),
+                level.targets.read(*chunk.grams)[kept],
+                estimates.log_probabilities.read(*chunk.grams)[kept],
+                estimates.back_offs.read(chunk.low, chunk.high)[own],
+                estimates.frequencies.read(chunk.low, chunk.high)[own],
+            ]
+            for column, part in zip(fewer, rows, strict=True):
+                column.append(part)
+            grams, children = grams + int(left.sum()), children + int(inner.sum())
+        for old, new in zip(whole, fewer, strict=True):
+            old.remove()
+            if new.path.exists():  # some are left
+                new.path.rename(old.path)
+        deeper.remove()
 
 
-def _counts_of_counts(counts: npt.NDArray[np.uint32]) -> list[int]:
-    """Return the numbers of n-grams whose counts are exactly 1, 2, 3 and 4, given the counts of all n-grams (G,)."""
-    numbers: list[int] = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].tolist()
-    return numbers
+def _joined(every: Sequence[Sequence[tuple[Level, Estimates]]]) -> Arrays:
+    """Return the arrays of the tables of a model, given for each length of context what each process has."""
+    contexts = [[len(level.words) for level, _ in parts] for parts in every]
+    grams = [[len(level.targets) for level, _ in parts] for parts in every]
+    if sum(map(sum, grams)) >= 2**32:
+        raise FflmError(TOO_MANY.format(sum(map(sum, grams))))
+    numbers, places = (np.cumsum([0, *(count for counts in sizes for count in counts)]).tolist() for sizes in (contexts, grams))
+    first = np.cumsum([0, *map(len, contexts)]).tolist()  # the place of the parts of each length in these lists
+    children, starts = [Piece(np.ones(1, np.uint32))], [Piece(np.zeros(1, np.uint32))]
+    for length, parts in enumerate(every):
+        for rank, (level, _) in enumerate(parts):
+            deeper = min(first[length + 1] + rank, len(numbers) - 1)
+            children.append(Piece(level.children, numbers[deeper]))
+            starts.append(Piece(level.starts, places[first[length] + rank]))
+    children[1] = Piece(np.array([1 + (sum(contexts[1]) if len(contexts) > 1 else 0)], np.uint32))
+    levels = [part for parts in every for part in parts]
+    return {
+        "children": Joined(children, np.uint32),
+        "words": Joined([Piece(level.words) for level, _ in levels], np.uint32),
+        "back_offs": Joined([Piece(each.back_offs) for _, each in levels], np.float32),
+        "starts": Joined(starts, np.uint32),
+        "targets": Joined([Piece(level.targets) for level, _ in levels], np.uint32),
+        "log_probabilities": Joined([Piece(each.log_probabilities) for _, each in levels], np.float32),
+    }
 
 
 def estimate_discounts(seen: Sequence[int], order: int) -> tuple[list[float], str]:
@@ -270,46 +295,3 @@ def estimate_discounts(seen: Sequence[int], order: int) -> tuple[list[float], st
     if n1 and n2:
         return [y] * 3, f"{cause}; used the single discount {y:.3f}"
     return list(FIXED_DISCOUNTS), f"{cause}; used {', '.join(f'{discount:g}' for discount in FIXED_DISCOUNTS)}"
-
-
-def _with_starts(ids: Integers, padding: int, sentence_end: int | None) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """Return a text (N,) with padding before it, or before each of its sentences, and the predicted positions (P,)."""
-    if len(ids) >= 2**31:
-        raise FflmError(f"a text of {len(ids):,} tokens is too long for an n-gram model: give less text")
-    if sentence_end is None:
-        text = np.empty(len(ids) + 1, np.uint32)
-        text[0], text[1:] = padding, ids
-        return text, np.arange(1, len(text), dtype=np.uint32)
-    starts = np.concatenate([[0], 1 + np.flatnonzero(ids[:-1] == sentence_end)])
-    text = np.insert(ids.astype(np.uint32), starts, padding)
-    return text, np.flatnonzero(text != padding).astype(np.uint32)
-
-
-def _sorted(
-    text: npt.NDArray[np.uint32], lengths: npt.NDArray[np.uint8], places: npt.NDArray[np.uint32], longest: int, absent: int
-) -> npt.NDArray[np.uint32]:
-    """Return positions (P,) sorted by their contexts, newest word first, then by their words.
-
-    ``absent`` is the sort key of a context word that does not exist; it is larger than all ids.
-    """
-    keys, other = np.empty_like(places), np.empty_like(places)
-    for distance in (0, *range(longest, 0, -1)):
-        kernels.sort_by_column(text, lengths, distance, absent, places, keys, other)
-        places, other = other, places
-    return places
-
-
-def _numbers(contexts: Integers, words: Integers, V: int) -> npt.NDArray[np.int64]:
-    """Return n-grams as numbers, context * V + word, whose order is by context, then by word: (G,), (G,) -> (G,), int64."""
-    numbers = contexts.astype(np.int64)
-    numbers *= V
-    numbers += words
-    return numbers
-
-
-def _distinct(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-    """Return the distinct values of sorted numbers (N,), and the number of occurrences of each."""
-    new = np.ones(len(numbers), bool)
-    np.not_equal(numbers[1:], numbers[:-1], out=new[1:])
-    firsts = np.flatnonzero(new)
-    return numbers[firsts], np.diff(firsts, append=len(numbers)).astype(np.uint32)

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
-from fflm.arrays import INDEX, WEIGHTS, map_arrays, save_arrays, stored_checksum
+from fflm.arrays import INDEX, WEIGHTS, Divided, map_arrays, save_arrays, stored_checksum
 from fflm.errors import FflmError
 from fflm.models.ngram import kernels
 from fflm.models.ngram.tables import Tables
@@ -50,15 +51,25 @@ def make_index(tables: Tables, words: int, room: float = 1.5) -> kernels.Index:
         slots, beyond = slots + slots // 2, 2 * beyond
 
 
-def save_index(folder: Path, index: kernels.Index) -> None:
+def save_index(folder: Path, index: kernels.Index, entries: npt.NDArray[np.uint8] | Divided | None = None) -> None:
     """Write an index to the folder of the model whose n-grams it contains.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    index
+        The index.
+    entries
+        Its entries as rows of bytes, if they must not be in memory as a whole.
 
     Raises
     ------
     FflmError
         If the file cannot be written.
     """
-    entries = index.entries.view(np.uint8).reshape(len(index.entries), -1)
+    if entries is None:
+        entries = index.entries.view(np.uint8).reshape(len(index.entries), -1)
     save_arrays(
         folder / INDEX,
         {"entries": entries},

@@ -23,59 +23,6 @@ LOOKUP_COST = 500
 """Cost of a search for a word, in numbers processed, the unit of `fflm.backend.cpu.launching.shares_of`."""
 
 
-@compiled()
-def context_lengths(text, start, longest):
-    """Return the number of context words at each position: ``longest``, or fewer after the most recent start symbol.
-
-    text (N,) ids, the first one a padding symbol; start: id of the start symbol -> (N,) uint8.
-    """
-    lengths = np.empty(len(text), np.uint8)
-    available = 0
-    for place in range(len(text)):
-        lengths[place] = min(available, longest)
-        available = 1 if text[place] == start else available + 1
-    return lengths
-
-
-@compiled()
-def sort_by_column(text, lengths, distance, absent, places, keys, result):
-    """Sort positions by the word ``distance`` positions before, in one stable pass of a radix sort.
-
-    text      (N,)  in, ids
-    lengths   (N,)  in, number of context words at each position
-    absent          in, the key of words outside the context, larger than all ids
-    places    (P,)  in, the positions
-    keys      (P,)  scratch
-    result    (P,)  out, the sorted positions
-    """
-    ends = np.zeros(absent + 2, np.int64)
-    for i in range(len(places)):
-        place = places[i]
-        key = text[place - distance] if lengths[place] >= distance else absent
-        keys[i] = key
-        ends[key + 1] += 1
-    for key in range(absent + 1):
-        ends[key + 1] += ends[key]
-    for i in range(len(places)):
-        key = keys[i]
-        result[ends[key]] = places[i]
-        ends[key] += 1
-
-
-@kernel()
-def shared_words(text, lengths, places, shared, threads, t):
-    """Count the most recent context words that each sorted position shares with the previous one: places (P,) -> shared (P,)."""
-    first, last = share(len(places), threads, t)
-    for i in range(first, last):
-        count = 0
-        if i > 0:
-            a, b = np.int64(places[i - 1]), np.int64(places[i])
-            most = min(lengths[a], lengths[b])
-            while count < most and text[a - count - 1] == text[b - count - 1]:
-                count += 1
-        shared[i] = count
-
-
 @inner()
 def find(words, low, high, word):
     """Return the index of a word in ``words[low:high]``, which is in ascending order, or -1 if it does not occur there."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.arguments import Device, PathLike, checked, to_path
-from fflm.arrays import CONFIG, WEIGHTS, MappedArrays, map_arrays, meaning, save_arrays
+from fflm.arrays import CONFIG, WEIGHTS, Arrays, Divided, MappedArrays, map_arrays, meaning, save_arrays
 from fflm.backend.cpu.launching import shares_of
 from fflm.compiling import pack
 from fflm.errors import FflmError
@@ -36,7 +36,7 @@ class NgramModel(TableScorer, LanguageModel):
     ----------
     tables
         The n-grams; or, of a model with a stored index, the arrays in its file, which are verified when they are needed, because
-        scoring only needs the index; or the trie of a quantized model, which has nothing else.
+        scoring only needs the index; or the index alone, or the trie of a quantized model, which has nothing else.
     vocabulary, text, about
         As the attributes.
 
@@ -56,11 +56,17 @@ class NgramModel(TableScorer, LanguageModel):
     start_log10 = -99.0  # stands for the probability 0, as in SRILM
 
     def __init__(
-        self, tables: Tables | MappedArrays | Trie, vocabulary: Vocabulary, text: TextSettings, about: Mapping[str, Any]
+        self,
+        tables: Tables | MappedArrays | Trie | kernels.Index,
+        vocabulary: Vocabulary,
+        text: TextSettings,
+        about: Mapping[str, Any],
     ) -> None:
         self._stored = tables if isinstance(tables, MappedArrays) else None
         if isinstance(tables, Tables):
             self.tables = tables
+        if isinstance(tables, kernels.Index):
+            self._index = tables
         if isinstance(tables, Trie):
             self._index = kernels.Index(np.empty(0, kernels.ENTRY), len(vocabulary) + 1, 0, tables)
         self.vocabulary = vocabulary
@@ -184,8 +190,15 @@ class NgramModel(TableScorer, LanguageModel):
         losses: npt.NDArray[np.floating] = kernels.ngram_losses_of_lines(ids, borders, self.packed)
         return losses
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, arrays: Arrays | None = None) -> None:
         """Write the model to an existing folder; ``about["figures"]`` are stored with the tables.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        arrays
+            The arrays of the tables, if they are not in memory.
 
         Raises
         ------
@@ -195,17 +208,24 @@ class NgramModel(TableScorer, LanguageModel):
         about = {name: value for name, value in self.about.items() if name != "figures"}
         about.setdefault("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
         config = save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
-        save_arrays(path / WEIGHTS, self.arrays, self.about.get("figures", {}), config)
+        save_arrays(path / WEIGHTS, self.arrays if arrays is None else arrays, self.about.get("figures", {}), config)
 
-    def save_index(self, path: Path) -> None:
+    def save_index(self, path: Path, entries: Divided | None = None) -> None:
         """Write the index beside the model that was saved in a folder, so that `load` need not make it.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        entries
+            As for `fflm.models.ngram.index.save_index`.
 
         Raises
         ------
         FflmError
             If the file cannot be written.
         """
-        save_index(path, self._index)
+        save_index(path, self._index, entries)
 
     @classmethod
     @checked

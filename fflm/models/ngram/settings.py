@@ -1,6 +1,7 @@
 """The settings of n-gram models."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta
@@ -8,6 +9,7 @@ from msgspec import Meta
 from fflm.arguments import Count
 from fflm.errors import SettingsError
 from fflm.models.description import LARGEST_ORDER
+from fflm.processors import available_memory
 
 ORDER = 5
 """Default order of a model."""
@@ -30,6 +32,45 @@ PruneEntropy: TypeAlias = Annotated[
         description="Remove each n-gram without which the perplexity of the model rises by less than this ratio, such as 1e-8.",
     ),
 ]
+
+MEMORY = "50%"
+"""Default memory for the estimation of a model."""
+
+Memory: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="Memory for n-grams while they are counted and written, such as 2G, or a share of what is free. Beyond it,"
+        " they are on disk only. The model does not depend on it.",
+    ),
+]
+
+Stages: TypeAlias = Annotated[
+    Callable[[str, float], None] | None,
+    Meta(description="Function that is called with what is done to the n-grams, and the share of it that is complete."),
+]
+
+
+def memory_bytes(memory: str, processes: int = 1) -> int:
+    """Return the memory of one process in bytes; a share of what is free is for all processes together.
+
+    Parameters
+    ----------
+    memory
+        As `Memory` describes it.
+    processes
+        The number of processes.
+
+    Raises
+    ------
+    FflmError
+        If ``memory`` is neither a size nor a share.
+    """
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?([KMGT]|%)", memory):
+        raise SettingsError(f"`memory` is {memory!r}: give a size such as 500M or 2G, or a share such as 50%")
+    number, unit = float(memory[:-1]), memory[-1]
+    if unit == "%":
+        return int(number / 100 * available_memory() / processes)
+    return int(number * 1024 ** (1 + "KMGT".index(unit)))
 
 
 def largest_pruned(prune: Sequence[int], order: int) -> list[int]:

@@ -14,6 +14,9 @@ ROUNDING = 1e-5
 TABLE_TYPES = (np.uint32, np.float32)
 """The types of the arrays of `Tables`."""
 
+TOO_MANY = "{:,} n-grams are too many: choose a smaller `order`, or less text"
+"""The error of a model whose n-grams cannot be numbered by 32 bits."""
+
 Integers = npt.NDArray[np.integer[Any]]
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -71,7 +74,7 @@ class Tables(NamedTuple):
             If there are too many n-grams to be numbered by 32 bits.
         """
         if len(targets) >= 2**32:
-            raise FflmError(f"{len(targets):,} n-grams are too many: choose a smaller `order`, or less text")
+            raise FflmError(TOO_MANY.format(len(targets)))
         return cls(
             borders(parents, len(back_offs)).astype(np.uint32) + np.uint32(1),
             np.concatenate([np.zeros(1, np.uint32), words.astype(np.uint32, copy=False)]),
