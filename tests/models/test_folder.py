@@ -185,7 +185,7 @@ def test_unusable_model_folder_is_skipped(tmp_path, monkeypatch, damage):
     if (tmp_path / "bad.model" / WEIGHTS).exists():
         set_age(tmp_path / "bad.model", 0)
     result = run("next --top 1")
-    assert (result.exit_code, result.stderr) == (0, "model: good.model\n")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (0, "model: good.model")  # kernels may be compiled
     shutil.rmtree("good.model")
     result = run("next --top 1")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)

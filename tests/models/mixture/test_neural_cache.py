@@ -210,7 +210,7 @@ def test_tuning_chooses_best_theta_on_held_out_text(mixture):
 
 def test_scores_of_mixture_with_neural_cache_agree(mixture):
     expected = score(mixture, TEXT).loss_sum
-    chunks = score_chunks(mixture, TEXT.splitlines(keepends=True))
+    chunks = score_chunks(mixture, TEXT.encode().splitlines(keepends=True))
     assert chunks.loss_sum == pytest.approx(expected)
     ids = mixture.text.encode_text(TEXT, mixture.vocabulary)
     assert mixture.losses(*mixture.windows(ids).batch(np.arange(len(ids)))).sum() == pytest.approx(expected)
