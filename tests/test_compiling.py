@@ -251,24 +251,16 @@ def test_warm_up_compiles_all_kernels_that_models_use(tmp_path):
     program = f"""
 import json, pathlib, sys
 import fflm, test_threads
-from fflm.backend.cpu.kernels import combine_losses
+from numba.core.dispatcher import Dispatcher
 from fflm.backend.cpu.launching import Kernel
-from fflm.compiling import pack
-from fflm.models.neural import exact_kernels as exact
-from fflm.models.neural.kernels import losses_of_lines, score_after, score_lines
-from fflm.models.ngram.kernels import fill_index, ngram_losses_of_lines, ngram_score_after, ngram_score_lines
-from fflm.text.kernels import encode_lines, expand_pieces, grow_table, number_pieces
 from fflm.warmup import warm_up
 
 folder = pathlib.Path({str(tmp_path)!r})
 list(warm_up())
 def compiled():
-    modules = [module for name, module in sys.modules.items() if name.startswith("fflm.") and name.endswith("kernels")]
-    forms = [value.run for module in modules for value in vars(module).values() if isinstance(value, Kernel)]
-    forms += [combine_losses, encode_lines, expand_pieces, grow_table, number_pieces]
-    forms += [exact.begins_of_words, exact.few_log_probabilities, exact.few_losses, exact.few_losses_of_lines]
-    forms += [exact.few_softmax_inputs, ngram_losses_of_lines]
-    forms += [losses_of_lines, score_after, score_lines, ngram_score_after, ngram_score_lines, fill_index, pack]
+    modules = [module for name, module in sys.modules.items() if name.startswith("fflm.")]
+    values = [value for module in modules for value in list(vars(module).values())]
+    forms = [value.run if isinstance(value, Kernel) else value for value in values if isinstance(value, Kernel | Dispatcher)]
     return {{f"{{form.py_func.__name__}}{{signature}}" for form in forms for signature in form.signatures}}
 before = compiled()
 for function in test_threads.operations(folder).values():
