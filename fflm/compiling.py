@@ -105,6 +105,7 @@ def _reduce(result: Any) -> Any:
 
 def _rebuild(target_context: Any, fields: Any) -> Any:
     """Return Numba's compile result, given what `_reduce` returned."""
+    rtsys.initialize(target_context)  # not all of the context, which takes Numba long and which it prepares to compile
     return CompileResult._rebuild(target_context, *fields)
 
 
@@ -147,7 +148,6 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the cached result for a signature, or None, after logging a message, if the function must be compiled."""
-        rtsys.initialize(target_context)  # not all of the context, which takes Numba long and which it prepares to compile
         file = self._file(sig, target_context.codegen())
         for folder in cache_folders():
             try:

@@ -50,6 +50,7 @@ def kernel(name: str | None = None, **options: Any) -> Any:
 
 def _rebuild(target_context: Any, fields: dict[str, Any]) -> Any:
     """Return the kernel that was stored in the cache as ``fields``."""
+    target_context.refresh()
     return _Kernel._rebuild(**fields)
 
 
