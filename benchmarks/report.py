@@ -352,6 +352,34 @@ the contexts repeat, and {short["faster_than_each_context"]:.1f} times as fast w
 ({short["repeated_share"]:.0%})."""
 
 
+def small() -> str:
+    """Write the section on quantized models."""
+    body = [
+        [
+            name,
+            f"{row['bytes'] / 1e6:.1f}",
+            *(f"{row[part]['median'] * 1e3:.1f}" for part in ("load", "first_score")),
+            f"{row['words_per_second'] / 1e6:.1f}",
+            f"{row['perplexity_of_scores']:.2f}",
+        ]
+        for name, row in read("small")["rows"].items()
+        if "load" in row
+    ]
+    head = ["model", "MB", "loaded after, ms", "first line after, ms", "million words per second", "perplexity of scores"]
+    return f"""\
+## Quantized models
+
+5-gram models of WikiText-2 with all n-grams, without those of three and more words that occur once ("by count") and pruned by
+entropy, a network of the preset `quick` that normalizes itself, and their copies with 8 bits a number (`fflm quantize`), beside
+KenLM's files of the same n-grams. Times of loading are those of the processor, without imports; lines are scored in lists by
+fflm and one by one by KenLM, which has no such call. The perplexities are those of the validation text, a sentence a line;
+scores of the network are fast scores.
+
+{source("small")}
+
+{table(head, body)}"""
+
+
 def tokenizing() -> str:
     """Write the section on tokenizing."""
     body = [
@@ -501,6 +529,7 @@ def page() -> str:
         training_step,
         sampled,
         scoring,
+        small,
         tokenizing,
         classification,
         resources,

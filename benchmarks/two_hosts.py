@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,12 +59,23 @@ def two_hosts(rate: float | None, mpiexec: Path) -> Iterator[list[str]]:
             if rate:
                 bucket = f"tbf rate {rate:.0f}bit burst 64kb latency 50ms".split()  # a bucket of tokens for bytes, and a queue
                 _run("tc", "-n", name, "qdisc", "add", "dev", DEVICE, "root", *bucket)
+        for name in NAMES:
+            _wait_until_up(name)
         launcher = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "launcher"
         launcher.write_text(LAUNCHER % (ADDRESSES[0], *NAMES))
         launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
         inside = ["ip", "netns", "exec", NAMES[0], str(mpiexec), "-launcher", "ssh", "-launcher-exec", str(launcher)]
         # UCX, with which MPICH communicates, would find out that the hosts have one memory.
         yield ["env", "UCX_TLS=tcp,self", *inside, "-localhost", ADDRESSES[0], "-hosts", ",".join(ADDRESSES)]
+
+
+def _wait_until_up(name: str, seconds: float = 10.0) -> None:
+    """Wait until the link of a namespace works, which takes a moment after it was set up; UCX uses no other."""
+    end = time.monotonic() + seconds
+    while subprocess.check_output(["ip", "-n", name, "-brief", "link", "show", DEVICE], text=True).split()[1] != "UP":
+        if time.monotonic() > end:
+            raise TimeoutError(f"the link of {name} does not work")
+        time.sleep(0.05)
 
 
 def _run(*command: str) -> None:
