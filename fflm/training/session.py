@@ -31,7 +31,7 @@ from fflm.training.log import append_log, truncate_log
 from fflm.training.schemes import Scheme
 from fflm.training.settings import TrainingSettings
 from fflm.training.teacher import Teacher, TeacherModel
-from fflm.training.trainer import STOPPED, Trainer, sum_losses
+from fflm.training.trainer import STOPPED, Requests, Trainer, sum_losses
 
 DIVERGENCES = 5
 """Maximum number of times that a training run returns to its checkpoint, with half the learning rate, after it has diverged."""
@@ -140,7 +140,7 @@ class Session(ABC):
         self._saved = time.monotonic()  # when the last checkpoint was written
         self._interruption = Interruption()  # that of `finish`
         self._stop = False  # whether `stop` was called
-        self.trainer.requested = (False, False, False)
+        self.trainer.requested = Requests()
         self._process: int | None = None  # the id of the process that has locked the folder for this session
         self._lock: FolderLock  # the lock, while the folder is locked
         self._weights_meaning = self._checkpoint_meaning = ""  # hashes of config.json, which only the first process uses
@@ -447,7 +447,7 @@ class Session(ABC):
                     raise KeyboardInterrupt
                 for event in self.events():
                     interrupted.deferred = True  # not before the first step, because compiling kernels may take long
-                    stop = self.trainer.requested[2] and not self.trainer.state.finished
+                    stop = self.trainer.requested.interrupt and not self.trainer.state.finished
                     # A model that has not been evaluated must not replace a trained model.
                     if stop and self.communicator.on_first(lambda: self.published):
                         self.save()  # save before the callbacks print anything, because the terminal may be closed
@@ -554,10 +554,10 @@ class Session(ABC):
         if self.communicator.first:
             self.trainer.state.log_bytes = append_log(self.folder / LOG, event, **fields)
 
-    def _requests(self) -> tuple[bool, bool, bool]:
-        """Return whether this process asks to end training, whether it is time for it to save, and whether it was interrupted."""
+    def _requests(self) -> Requests:
+        """Return what this process asks for."""
         due = self.communicator.first and time.monotonic() - self._saved > self.save_seconds
-        return self._stop, due, self._interruption.received
+        return Requests(self._stop, due, self._interruption.received)
 
     def _end(self) -> None:
         """End training after an evaluation, unless it has ended."""
@@ -584,7 +584,7 @@ class Session(ABC):
             # This does not change the state: if a finished run is resumed, it logs its end and its test figures again.
             if first:
                 append_log(self.folder / LOG, "finished", reason=event.reason)
-        elif self.trainer.requested[1]:
+        elif self.trainer.requested.save:
             self.save()
 
     def _evaluate_test(self, test: Examples) -> Tested:

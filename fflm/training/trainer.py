@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,24 @@ DRIFTED = (
     "use hosts of one kind, or set NUMBA_CPU_NAME=generic"
 )
 """Message if processes that should have the same weights have not."""
+
+
+class Requests(NamedTuple):
+    """What a process asks for at a training step.
+
+    Attributes
+    ----------
+    end
+        That training ends with an evaluation after this step.
+    save
+        That a checkpoint is saved after this step.
+    interrupt
+        That the program ends, so that training can be resumed later.
+    """
+
+    end: bool = False
+    save: bool = False
+    interrupt: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +136,7 @@ class Trainer:
     lazy_adam
         The lazy Adam updates; None if each step updates all rows.
     requested
-        Whether any process asked for each of the things that ``requests`` of `run` returns at the last step, (k,).
+        What any of the processes asked for at the last step.
 
     Raises
     ------
@@ -154,7 +172,7 @@ class Trainer:
         self._losses = network.backend.empty((min(settings.batch_size, len(train)),), parameters.dtype)
         self._recording = network.backend.recording()
         self.state = State()
-        self.requested: Sequence[bool] = ()
+        self.requested = Requests()
         if settings.loss != "exact":
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
         self.lazy_adam: LazyAdam | None = None
@@ -285,7 +303,7 @@ class Trainer:
         """Return the parameters and the optimizer's moments under the names that they have in a checkpoint."""
         return {"parameters": self.parameters} | {f"moment{index}": moment for index, moment in enumerate(self.optimizer.moments)}
 
-    def run(self, requests: Callable[[], Sequence[bool]] = tuple) -> Iterator[Step | Evaluation | Finished]:
+    def run(self, requests: Callable[[], Requests] = Requests) -> Iterator[Step | Evaluation | Finished]:
         """Train from the current state to the end, and yield events.
 
         The state is consistent at each event, so the caller can stop at any of them, save, and continue later.
@@ -293,9 +311,8 @@ class Trainer:
         Parameters
         ----------
         requests
-            A function that returns what this process asks for, booleans (k,), the result of which is in ``requested`` at the next
-            event. The processes tell each other with the loss of each step, so that this takes no further message. The first of
-            them, if there are any, asks to end training with an evaluation after this step.
+            A function that returns what this process asks for; ``requested`` has the result at the next event. The processes tell
+            each other with the loss of each step, so that this takes no further message.
 
         Raises
         ------
@@ -318,7 +335,7 @@ class Trainer:
                 ended = state.batch == self.batches
                 if ended:
                     state.epoch, state.batch = state.epoch + 1, 0
-                stop = any(self.requested[:1])
+                stop = self.requested.end
                 if ended or stop or (settings.evaluate_every and state.step % settings.evaluate_every == 0):
                     yield self._evaluate(rate, stop)
                     if state.finished:
@@ -433,7 +450,7 @@ class Trainer:
         norms = self.communicator.gather([backend.norm(partition.divided(gradients))])
         return [*partition.common(gradients), backend.upload(norms.astype(gradients.dtype))]
 
-    def _finish(self, batch: _Batch, losses: Array, requests: Callable[[], Sequence[bool]]) -> float:
+    def _finish(self, batch: _Batch, losses: Array, requests: Callable[[], Requests]) -> float:
         """Wait for the end of a training step, update the state, and return the mean loss of the batch.
 
         ``requests`` is as for `run`.
@@ -447,7 +464,7 @@ class Trainer:
         own = float(backend.download(losses).sum(dtype=np.float64))
         every = self.communicator.gather([own, *requests()])
         total = float(np.cumsum(every[:, 0])[-1])  # added up in the order of ranks
-        self.requested = list(map(any, every[:, 1:].T))
+        self.requested = Requests(*map(any, every[:, 1:].T.tolist()))
         self._check(total / words, batch.exact)
         if not math.isfinite(backend.download(self._scale)[0]):
             raise DivergedError(f"the gradient is not finite at step {state.step + 1}")
