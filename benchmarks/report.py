@@ -25,7 +25,7 @@ README_WORDS = {
         "Kneser-Ney": "interpolated modified Kneser-Ney, order 5",
         "quick": "`fflm train --preset quick`",
         "default": "`fflm train`",
-        "default + Kneser-Ney + cache": "`fflm train`, mixed with Kneser-Ney and a cache",
+        "default + Kneser-Ney + both caches": "`fflm train`, mixed with Kneser-Ney and caches",
     },
     "README.zh.md": {
         "perplexity": "测试集困惑度",
@@ -33,7 +33,7 @@ README_WORDS = {
         "Kneser-Ney": "插值修正 Kneser-Ney，5 阶",
         "quick": "`fflm train --preset quick`",
         "default": "`fflm train`",
-        "default + Kneser-Ney + cache": "`fflm train`，与 Kneser-Ney 和缓存模型混合",
+        "default + Kneser-Ney + both caches": "`fflm train`，与 Kneser-Ney 和两种缓存模型混合",
     },
 }
 """What the table in each README says: the heads of its columns, and the names of its rows by their names in the results."""
@@ -126,10 +126,9 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - Nothing was measured on a GPU. The CUDA kernels have never run on one ([GPU](gpu.md)).
 - Other processors and more than two cores were not measured, except as said above.
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
-- The perplexities of the first two sections were measured before a correction of Adam for the rows that a sampled step
-  leaves out. With the correction, the preset `quick` goes from 171.0 to 166.4 on the validation text of WikiText-2.
-- The default network was measured when it had a window of 8 words and averages of 10, 30, 90 and 270 words on large texts, and
-  not yet with those of today ([Train a model](train.md#presets-and-sizes)).
+- The preset `best`, the ensemble of default networks and its student were not trained to their end on these corpora.
+- The networks of the paper were measured before a correction of Adam for the rows that a sampled step leaves out, and so were
+  the times of steps, of inference, of scaling and of the large text, with the default network of that time.
 - The times of training, of inference and of classifiers were measured when kernels were compiled as parallel loops of Numba."""
 
 
@@ -152,8 +151,8 @@ def quality() -> str:
 ## Perplexity
 
 The table compares the test perplexities of the default network, of the preset `quick` and of mixtures with that of
-interpolated modified Kneser-Ney of order 5. The cache holds the last 2,000 words of the text that is being scored. Mixture weights, the best epoch
-and the form of the cache were chosen on validation text; the network's settings were chosen on the validation text of
+interpolated modified Kneser-Ney of order 5. The caches hold the last 2,000 words of the text that is being scored. Mixture weights, the best epoch
+and the form of the caches were chosen on validation text; the network's settings were chosen on the validation text of
 Brown. Nothing was chosen on a test text. Brown is split as Bengio et al. (2003) did, as one stream; WikiText-2 is as published.
 
 {source("recipe")}
