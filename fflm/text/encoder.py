@@ -14,8 +14,8 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import LINE_END
 from fflm.text.vocabulary import UNKNOWN, Vocabulary
 
-LESSONS = 256
-"""Number of texts with new pieces after which a thread is given all words of the vocabulary."""
+ADDITIONS = 256
+"""Number of times that new pieces were added, after which the table of a thread gets all words of the vocabulary."""
 
 EncodedLines = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
@@ -106,15 +106,15 @@ class Encoder:
 
     @property
     def _pieces(self) -> Pieces:
-        """The pieces that the calling thread knows: those that it has met, and after `LESSONS`, all words of the vocabulary.
+        """The pieces that the calling thread knows: those that it has read, and after `ADDITIONS`, all words of the vocabulary.
 
-        To add these takes as long as some hundred lessons, and a program that scores a few lines does not need them.
+        Adding these takes as long as adding the pieces of some hundred texts, and programs that score a few lines do not need it.
         """
         own = vars(self._own)
         pieces: Pieces | None = own.get("pieces")
         if pieces is None or (pieces.size > MAX_BYTES and not pieces.closed):
             pieces = own["pieces"] = Pieces(self.settings, self._tokenize, 1)
-        elif pieces.lessons > LESSONS and not own.get("knows_words"):
+        elif pieces.additions > ADDITIONS and not own.get("knows_words"):
             if self._words is None:  # several threads may make it at once, which costs time and nothing else
                 self._words = self._pieces_of_words()
             pieces = own["pieces"] = self._words.copy()

@@ -39,7 +39,7 @@ class Pieces:
     ----------
     tokenize
         The parameter.
-    lessons
+    additions
         The number of times that pieces were added.
     closed
         Whether no pieces are added. Otherwise only one thread may use this object.
@@ -48,7 +48,7 @@ class Pieces:
     def __init__(self, settings: TextSettings, tokenize: Callable[[str], Tokens], end: int, expected: int = 0) -> None:
         from fflm.text.kernels import LINE_ENDS, NO_ENDS, SENTENCE_ENDS, SYMBOLS  # here, because it imports Numba
 
-        self.tokenize, self._end, self.closed, self.lessons = tokenize, end, False, 0
+        self.tokenize, self._end, self.closed, self.additions = tokenize, end, False, 0
         self._ends = SENTENCE_ENDS if settings.mode == "sentence" else LINE_ENDS if settings.line_ends else NO_ENDS
         self._counts = np.array([SYMBOLS, SYMBOLS])
         self._distinct = np.empty(0, np.uint8)
@@ -139,7 +139,7 @@ class Pieces:
         vars(self).pop("table", None)  # first, so that it never has other arrays than this object, even after an interruption
         known, tokenized = self._counts.tolist()
         if known > tokenized:
-            self.lessons += 1
+            self.additions += 1
             lines = str(self._distinct[self._starts[tokenized] : self._starts[known]].data, "utf-8", "surrogatepass")
             new, normalized = self.tokenize(lines)
             ends = np.flatnonzero(new == 0)

@@ -116,8 +116,8 @@ def test_words_of_eight_bytes_have_different_keys():
 
 
 @pytest.mark.parametrize("name", ["sentences", "sentences, split at spaces"])
-def test_words_of_the_vocabulary_are_added_after_some_lessons(name, monkeypatch):
-    monkeypatch.setattr(encoder_module, "LESSONS", 3)
+def test_words_of_the_vocabulary_are_added_after_some_additions(name, monkeypatch):
+    monkeypatch.setattr(encoder_module, "ADDITIONS", 3)
     encoder, known = Encoder(READ[name], vocabulary_of(READ[name])), []
     for word in [*WORDS, "zebra", "yak"][:8]:
         assert encoder.encode([word])[0].tolist() == expected_ids(word, encoder.settings, encoder.vocabulary)

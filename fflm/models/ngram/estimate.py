@@ -27,8 +27,6 @@ from fflm.text.windows import Windows
 FIXED_DISCOUNTS = (0.5, 1.0, 1.5)
 """Discounts of the counts 1, 2, and 3 or more where they cannot be estimated, as in KenLM."""
 
-_GRAMS = 1 << 18  # n-grams that are interpolated at a time
-
 
 class Estimates(NamedTuple):
     """The estimates for the n-grams and contexts of a `Level`, on disk.

@@ -1,5 +1,6 @@
 """The index of a model's n-grams: a hash table, which is made once, stored beside the model, and mapped into memory."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,6 +13,9 @@ from fflm.models.ngram import kernels
 from fflm.models.ngram.tables import Tables
 from fflm.stored import REMEDY
 
+ROOM = 1.5
+"""Slots per n-gram."""
+
 
 class IndexFigures(TypedDict):
     """What the file of an index says beside its entries: the checksum of the tables that it was made of, and its numbers."""
@@ -21,7 +25,7 @@ class IndexFigures(TypedDict):
     slots: int
 
 
-def make_index(tables: Tables, words: int, room: float = 1.5) -> kernels.Index:
+def make_index(tables: Tables, words: int, room: float = ROOM) -> kernels.Index:
     """Return an index of the n-grams of a model.
 
     Parameters
@@ -40,15 +44,34 @@ def make_index(tables: Tables, words: int, room: float = 1.5) -> kernels.Index:
     """
     parents = np.repeat(np.arange(len(tables.words), dtype=np.uint32), np.diff(tables.children))
     parents = np.concatenate([np.zeros(1, np.uint32), parents])
-    slots, beyond = int(room * len(tables.targets)) + 1, 64
     _, *arrays = tables
-    while True:
-        if words + slots + beyond > 2**32:
-            raise FflmError(f"{len(tables.targets):,} n-grams are too many to be scored: prune the model")
-        index = kernels.Index(np.zeros(words + slots + beyond, kernels.ENTRY), words, slots)
+    for slots, size in table_sizes(len(tables.targets), words, room):
+        index = kernels.Index(np.zeros(size, kernels.ENTRY), words, slots)
         if kernels.fill_index(parents, *arrays, index):
-            return index
+            break
+    return index
+
+
+def table_sizes(ngrams: int, words: int, room: float = ROOM) -> Iterator[tuple[int, int]]:
+    """Yield numbers of slots and of entries with which to try to make an index, each larger than the one before.
+
+    Parameters
+    ----------
+    ngrams
+        The number of n-grams.
+    words, room
+        As for `make_index`.
+
+    Raises
+    ------
+    FflmError
+        If there are too many n-grams to be numbered by 32 bits.
+    """
+    slots, beyond = int(room * ngrams) + 1, 64
+    while words + slots + beyond <= 2**32:
+        yield slots, words + slots + beyond
         slots, beyond = slots + slots // 2, 2 * beyond
+    raise FflmError(f"{ngrams:,} n-grams are too many to be scored: prune the model")
 
 
 def save_index(folder: Path, index: kernels.Index, entries: npt.NDArray[np.uint8] | Divided | None = None) -> None:

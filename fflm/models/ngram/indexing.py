@@ -11,15 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fflm.errors import FflmError
 from fflm.models.ngram import indexing_kernels as kernels
 from fflm.models.ngram.columns import PART, Column, Joined, Piece
 from fflm.models.ngram.counting import Level, Work, chunks, ends
 from fflm.models.ngram.estimate import Estimates
+from fflm.models.ngram.index import table_sizes
 from fflm.models.ngram.kernels import ENTRY, NO_CONTEXT, NO_NGRAM, Index
-
-ROOM = 1.5
-"""Slots per n-gram."""
 
 
 class _Part(NamedTuple):
@@ -67,13 +64,9 @@ def build_index(work: Work, levels: Sequence[Sequence[tuple[Level, Estimates]]],
         If there are too many n-grams to be numbered by 32 bits.
     """
     path, count = work.folder / "entries", sum(len(level.targets) for parts in levels for level, _ in parts)
-    slots, beyond = int(ROOM * count) + 1, 64
-    while True:
-        if words + slots + beyond > 2**32:
-            raise FflmError(f"{count:,} n-grams are too many to be scored: prune the model")
-        if _fill(work, levels, path, words, slots, words + slots + beyond):
+    for slots, size in table_sizes(count, words):
+        if _fill(work, levels, path, words, slots, size):
             break
-        slots, beyond = slots + slots // 2, 2 * beyond
     return Index(_mapped(path), words, slots), Joined([Piece(Column(path, np.uint8, ENTRY.itemsize))], np.uint8)
 
 
