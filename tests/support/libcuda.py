@@ -9,14 +9,16 @@ do it as late. A stream that is captured records its work in a graph. Calls that
 the errors of the real driver. Reused memory holds NaN, and ends at the end of its array. Modules are PTX, not machine code.
 """
 
+import contextlib
 import functools
+import gc
 import inspect
 import itertools
 import subprocess
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ctypes import (
     CDLL,
     CFUNCTYPE,
@@ -424,13 +426,25 @@ class FakeDriver:
             self.enqueue(action, stream)
 
 
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Collect no garbage within a block: its finalizers free memory, and would do all pending work before what is being done."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def callback(driver: FakeDriver, function: Callable[..., None]) -> Any:
     """Return a method of the driver as a function of C, which returns the number of an error."""
 
     @functools.wraps(function)
     def call(*arguments: Any) -> int:
         try:
-            with driver.lock:
+            with driver.lock, no_garbage_collection():
                 if not function.__name__.startswith(("cuInit", "cuDevice", "cuCtx")):
                     driver.need_context()
                 function(*arguments)
