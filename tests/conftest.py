@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -76,6 +77,19 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text(STORIES, encoding="utf-8")
     return Path("text.txt")
+
+
+@pytest.fixture
+def new_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Use a new pool of memory on the fake GPU, and free nothing that earlier tests have left while a test runs."""
+    devices.fake_driver()
+    from fake_cuda import TrackedPool
+    from numba import cuda
+
+    gc.collect()
+    monkeypatch.setattr("fflm.backend.cuda.memory.POOL", TrackedPool())
+    with cuda.defer_cleanup():
+        yield
 
 
 @pytest.fixture(params=["float64", "float32"])

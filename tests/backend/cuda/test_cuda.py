@@ -379,6 +379,7 @@ def test_gpu_in_forked_process_is_refused():
 
 
 @pytest.mark.skipif(devices.device == "cuda", reason="a real GPU does not record what waits")
+@pytest.mark.usefixtures("new_pool")
 @pytest.mark.parametrize("precision", ["fp32", "mixed"])
 def test_training_step_synchronizes_only_for_its_results(monkeypatch, precision):
     from numba.cuda.cudadrv.driver import driver
@@ -409,6 +410,7 @@ def test_training_step_synchronizes_only_for_its_results(monkeypatch, precision)
 
 
 @pytest.mark.skipif(devices.device == "cuda", reason="the memory of a real GPU cannot be limited")
+@pytest.mark.usefixtures("new_pool")
 @pytest.mark.parametrize("share", [0.7, 1.25])
 def test_batch_larger_than_gpu_memory_is_split(monkeypatch, share):
     """The result is the same whether memory runs out in the softmax or after it."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import gc
 
 import devices
 import numpy as np
@@ -16,7 +15,6 @@ if devices.device == "cuda":
 from bengio import launch_directly
 from numba.cuda.cudadrv.driver import CudaAPIError
 
-from fflm.backend.cuda import memory as cuda_memory
 from fflm.backend.protocol import StepNumbers
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
@@ -26,6 +24,8 @@ from fflm.training.settings import TrainingSettings
 from fflm.training.trainer import Trainer
 
 GPU = fake_driver()
+
+pytestmark = pytest.mark.usefixtures("new_pool")
 NETWORK = NetworkConfig(vocabulary=20, window=2, averages=(2,), embedding=3, hidden=(5,), tied=False, dropout=0.3)
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, rate=0.02)
 
@@ -159,10 +159,8 @@ def test_graph_is_recorded_again_if_a_buffer_with_content_was_replaced():
     assert total.result() == [7] * 500
 
 
-def test_memory_of_graphs_returns_to_pool(monkeypatch):
-    monkeypatch.setattr(cuda_memory, "POOL", type(cuda_memory.POOL)())
+def test_memory_of_graphs_returns_to_pool():
     backend = gpu_backend()
-    gc.collect()
     for size in (300, 300):
         held = len(GPU.held)
         recorded(backend, size)
@@ -185,7 +183,7 @@ def refuse(call, error, message):
 
 
 def test_step_that_sends_arrays_is_refused():
-    refuse(lambda total: total.backend.upload(np.ones(3, np.float32)), RuntimeError, "must not send arrays")
+    refuse(lambda total: total.backend.send(np.ones((1, 3), np.float32), total.total), RuntimeError, "must not send arrays")
 
 
 def test_step_that_waits_is_refused():
@@ -204,7 +202,6 @@ def test_interrupted_step_is_recorded_by_the_next_call():
 
 
 def test_graphs_are_recorded_again_after_their_memory_was_given_back(monkeypatch):
-    monkeypatch.setattr(cuda_memory, "POOL", type(cuda_memory.POOL)())
     total = Total(gpu_backend(), 3)
     total.interrupt = lambda: total.backend.empty((500,), np.float32)
     for _ in range(4):

@@ -14,7 +14,6 @@ if devices.device == "cuda":
 
 from cuda.core import LaunchConfig, launch
 from cuda.core._utils.cuda_utils import CUDAError
-from fake_cuda import TrackedPool
 from libcuda import NON_BLOCKING, SHARED
 from numba import cuda, uint32
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
@@ -25,6 +24,8 @@ from fflm.backend.cuda.launching import BLOCK, launch_kernel, signature
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, Pool, size_class, use_gpu
 
 GPU = devices.fake_driver()
+
+pytestmark = pytest.mark.usefixtures("new_pool")
 
 
 @cuda.jit
@@ -138,6 +139,30 @@ def test_streams_wait_for_each_other_only_through_events():
     assert byte(address + 1) == 1
 
 
+class FreedWithGarbage:
+    """Pinned memory that is freed when garbage is collected, which waits for all work."""
+
+    def __init__(self):
+        self.pointer, self.itself = driver.cuMemHostAlloc(9, 0), self
+
+    def __del__(self):
+        driver.cuMemFreeHost(self.pointer)
+
+
+def test_order_of_work_does_not_depend_on_garbage():
+    address = on_gpu([0]).address
+
+    def first():
+        FreedWithGarbage()
+        [[] for _ in range(10 * gc.get_threshold()[0])]  # garbage is collected after some new lists
+        GPU.memory.write(address, np.ones(1, np.uint8))
+
+    GPU.enqueue(first, use_gpu())
+    later(address, 2, use_gpu())
+    driver.cuStreamSynchronize(use_gpu())
+    assert byte(address) == 2
+
+
 def test_default_stream_waits_for_others_unless_they_are_non_blocking():
     address, blocking, other, host = on_gpu([0]).address, new_stream(flags=0), new_stream(), np.zeros(4, np.uint8)
     for place, stream in enumerate((0, blocking, other)):
@@ -162,12 +187,6 @@ def test_write_beyond_end_of_array_is_detected(capsys):
     assert download(on_gpu([4])) == [4]
 
 
-@pytest.fixture
-def new_pool(monkeypatch):
-    """Use a new pool of memory, so that no memory comes from arrays of other tests."""
-    monkeypatch.setattr(cuda_memory, "POOL", TrackedPool())
-
-
 def test_other_libraries_share_memory_of_arrays():
     array = on_gpu([1, 2, 3, 4, 5, 6]).reshape(3, 2)[1:]
     shared = cuda.as_cuda_array(array)
@@ -177,7 +196,7 @@ def test_other_libraries_share_memory_of_arrays():
     assert DeviceArray((0, 2), np.float32).__cuda_array_interface__["data"] == (0, False)
 
 
-def test_reused_memory_is_filled_with_nan(new_pool):
+def test_reused_memory_is_filled_with_nan():
     first = on_gpu(range(1000))
     address = first.address
     del first
@@ -186,7 +205,7 @@ def test_reused_memory_is_filled_with_nan(new_pool):
     assert np.isnan(download(again)).all()
 
 
-def test_reused_memory_does_not_affect_pending_launches(new_pool):
+def test_reused_memory_does_not_affect_pending_launches():
     first, total = on_gpu(range(700)), on_gpu([0] * 700)
     address = first.address
     increment(first)
@@ -264,10 +283,9 @@ def captured():
         driver.cuStreamBeginCapture(streams[-1], mode)
         return streams[-1]
 
-    with cuda.defer_cleanup():  # numba.cuda must not free memory of earlier tests meanwhile
-        yield begin
-        for stream in streams:
-            GPU._streams[stream].capture = None
+    yield begin
+    for stream in streams:
+        GPU._streams[stream].capture = None
 
 
 def assert_invalid(stream):
