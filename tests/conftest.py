@@ -86,7 +86,6 @@ def new_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from fake_cuda import TrackedPool
     from numba import cuda
 
-    gc.collect()
     monkeypatch.setattr("fflm.backend.cuda.memory.POOL", TrackedPool())
     with cuda.defer_cleanup():
         yield

@@ -114,14 +114,14 @@ class GraphRecording:
     """
 
     def __init__(self, backend: CudaBackend) -> None:
-        self._backend, self._reserve = backend, Reserve()
+        self._backend, self._pool, self._reserve = backend, memory.POOL, Reserve()
         self._buffers: dict[Hashable, Any] = {}
         self._steps: dict[Hashable, _Step] = {}
 
     def __del__(self) -> None:
         self._steps.clear()
         self._buffers.clear()
-        memory.POOL.take_over(self._reserve)
+        self._pool.take_over(self._reserve)
 
     def __call__(self, step: Callable[..., None], **arguments: Any) -> None:
         """Do a step, as `protocol.Recording` says.

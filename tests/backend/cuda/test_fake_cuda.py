@@ -161,6 +161,7 @@ def test_order_of_work_does_not_depend_on_garbage():
     later(address, 2, use_gpu())
     driver.cuStreamSynchronize(use_gpu())
     assert byte(address) == 2
+    gc.collect()
 
 
 def test_default_stream_waits_for_others_unless_they_are_non_blocking():
