@@ -17,9 +17,9 @@ from fflm.backend.cuda.kernels import SUMMED
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, Reserve, memory_size
 from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
-from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE
-from fflm.backend.cuda.single import make_single_product
-from fflm.backend.cuda.tf32 import make_tf32_product
+from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE, make_float_product
+from fflm.backend.cuda.single import SINGLE
+from fflm.backend.cuda.tf32 import TF32
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
 from fflm.parallel.communicator import Communicator
 
@@ -30,8 +30,8 @@ TABLES = 64
 """Maximum number of tables of addresses that are kept. A step needs up to three, and if they are dropped, its graph is, too."""
 
 PRODUCTS = {
-    "fp32": {form: make_single_product(form) for form in FORMS},
-    "tf32": {form: make_tf32_product(form) for form in FORMS},
+    "fp32": {form: make_float_product(SINGLE, "fp32", form) for form in FORMS},
+    "tf32": {form: make_float_product(TF32, "tf32", form) for form in FORMS},
     "mixed": {form: make_mixed_product(form) for form in FORMS},
 }
 """The kernels of matrix products by their precision and form."""

@@ -8,7 +8,8 @@ A *word* has four bytes: a float32, or a pair of halves (float16). Threads read 
 *line* is a row of an operand as it is stored in memory. Depending on the form of the product, lines lie along the inner dimension
 or across it.
 
-`single` and `mixed` have the arithmetic of the two precisions. The rules for indices and constants are those of `kernels`.
+`single`, `tf32` and `mixed` have the arithmetic of the three precisions. The rules for indices and constants are those of
+`kernels`.
 
 The kernels of products, and the device function that they call, have these parameters:
 
@@ -46,7 +47,7 @@ from typing import Any
 from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda.intrinsics import load_four
-from fflm.backend.cuda.launching import BLOCK
+from fflm.backend.cuda.launching import BLOCK, kernel
 from fflm.backend.formulas import activate
 
 ROWS, COLUMNS = 128, 128
@@ -339,5 +340,20 @@ def make_product(arithmetic: Arithmetic, form: str) -> Any:
             store_activated(sums, c, bias, code, gamma, rows, columns, row, column)
         if end in (SOFTMAX, STATISTICS):
             store_softmax(sums, statistics, bias, c, end == SOFTMAX, highest, totals, row0, row, column)
+
+    return product
+
+
+def make_float_product(arithmetic: Arithmetic, precision: str, form: str) -> Any:
+    """Return the kernel of matrix products of a form (one of `FORMS`), with an arithmetic for operands of float32.
+
+    The name of the precision keeps it apart from the other arithmetics in the cache and in profilers.
+    """
+    compute = make_product(arithmetic, form)
+
+    @kernel(f"{precision} {form}", launch_bounds=(BLOCK, 2))
+    def product(a, b, c, inner, span, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
+        """Compute c (M, N) = op(a) (M, K) op(b) (K, N); all arrays are float32, and the module's docstring has the parameters."""
+        compute(a, b, c, inner, span, float32(1), beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)
 
     return product

@@ -6,14 +6,12 @@ compiler would not unroll them.
 """
 
 import math
-from typing import Any
 
 from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda.intrinsics import load_four, store_four
 from fflm.backend.cuda.kernels import ALL_LANES, larger
-from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product, read_four
+from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, read_four
 
 DEPTH = 8
 """Number of positions of the inner dimension that are read in a step."""
@@ -249,15 +247,3 @@ SINGLE = Arithmetic(
     store_with_bias=store_with_bias,
     store_softmax=store_softmax,
 )
-
-
-def make_single_product(form: str) -> Any:
-    """Return the kernel of matrix products of a form (one of `FORMS`) in single precision."""
-    compute = make_product(SINGLE, form)
-
-    @kernel(form, launch_bounds=(BLOCK, 2))
-    def product(a, b, c, inner, span, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
-        """Compute c (M, N) = op(a) (M, K) op(b) (K, N); all arrays are float32, and `products` describes the parameters."""
-        compute(a, b, c, inner, span, float32(1), beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)
-
-    return product

@@ -4,14 +4,11 @@ The products are computed on tensor cores. `intrinsics` explains the fragments, 
 the range of float32, and are rounded when they are written to shared memory. Nothing is scaled.
 """
 
-from typing import Any
-
 from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda.fragments import clear, first, make_store_softmax, offset, store, store_with_bias
 from fflm.backend.cuda.intrinsics import multiply_add_tf32, store_four, to_tf32
-from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import FOUR, ROWS, Arithmetic, make_product
+from fflm.backend.cuda.products import FOUR, ROWS, Arithmetic
 from fflm.backend.cuda.single import compute_slopes, read_piece
 
 DEPTH = 16
@@ -121,15 +118,3 @@ TF32 = Arithmetic(
     store_with_bias=store_with_bias,
     store_softmax=make_store_softmax(store_two),
 )
-
-
-def make_tf32_product(form: str) -> Any:
-    """Return the kernel of matrix products of a form (one of `FORMS`) in TF32."""
-    compute = make_product(TF32, form)
-
-    @kernel(form, launch_bounds=(BLOCK, 2))
-    def product(a, b, c, inner, span, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
-        """Compute c (M, N) = op(a) (M, K) op(b) (K, N); all arrays are float32, and `products` describes the parameters."""
-        compute(a, b, c, inner, span, float32(1), beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)
-
-    return product

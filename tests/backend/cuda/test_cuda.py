@@ -193,13 +193,13 @@ def test_kernels_use_no_stack_spills_or_double_precision(group, capability, tmp_
 
 
 def test_compiled_kernels_are_cached_on_disk(tmp_path):
-    """The kernels of products share their function's name, but the cache must keep one form apart from another."""
+    """The kernels of products share their function's name, but the cache must keep forms and precisions apart."""
     program = """
 import test_cuda
 from fake_cuda import install_fake_driver
 
 install_fake_driver()
-for name in ("add", "fp32 normalizers", "fp32 logits", "mixed logits"):
+for name in ("add", "fp32 normalizers", "fp32 logits", "tf32 logits"):
     kernel, types = test_cuda.LAUNCHES[name]
     code = kernel.compile(types)._codelibrary.get_asm_str()
     print(hash(code), len(kernel.stats.cache_hits))

@@ -91,6 +91,7 @@ def test_bugs_in_tf32_kernels_are_detected(bug, tmp_path, monkeypatch):
     source, (text, replacement) = Path(tf32.__file__).read_text(encoding="utf-8"), BUGS[bug]
     assert source.count(text) == 1
     changed = module_from_source(source.replace(text, replacement), tmp_path / f"tf32, {bug}.py")
-    monkeypatch.setitem(cuda_backend.PRODUCTS["tf32"], "layer", changed.make_tf32_product("layer"))
+    product = products.make_float_product(changed.TF32, f"tf32, {bug},", "layer")
+    monkeypatch.setitem(cuda_backend.PRODUCTS["tf32"], "layer", product)
     with pytest.raises((CudaAPIError, AssertionError)):
         test_tf32_operations_round_in_same_places_as_numpy(3, 127, 7)
