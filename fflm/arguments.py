@@ -70,8 +70,12 @@ Processes: TypeAlias = Annotated[
 ]
 Threads: TypeAlias = Annotated[Workers | None, Meta(description="Number of threads; by default one per core.")]
 Device: TypeAlias = Annotated[
-    Literal["cpu", "cuda", "auto"],
-    Meta(description="Device: cpu, cuda (an NVIDIA GPU), or auto for the GPU if one works."),
+    str,
+    Meta(
+        pattern=r"^(cpu|cuda(:[0-9]{1,4})?|auto)\Z",
+        examples=["cpu", "cuda", "cuda:1", "auto"],
+        description="Device: cpu, cuda (an NVIDIA GPU; cuda:1 is the second one), or auto for the GPU if one works.",
+    ),
 ]
 Precision: TypeAlias = Annotated[
     Literal["fp32", "tf32", "mixed"],
@@ -411,6 +415,8 @@ def _describe(info: Any, *, several: bool = False) -> str:
         return many if several else one
 
     match info:
+        case types.Metadata(type=types.StrType(pattern=str()), extra_json_schema={"examples": [*examples, last]}):
+            return f"{noun('a string', 'strings')} such as {', '.join(examples)} or {last}"
         case types.Metadata(type=inner):
             return _describe(inner, several=several)
         case types.UnionType(types=parts):

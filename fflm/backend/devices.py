@@ -18,18 +18,27 @@ _REMEDY = f"run {install('cuda13')}, with cuda12 if the driver is older than 580
 def choose_device(device: str) -> Literal["cpu", "cuda"]:
     """Return the device for a name: ``cpu``, ``cuda``, or ``auto``, which is a GPU if one can be used, and else the CPU.
 
+    The name ``cuda:1`` is that of the second GPU, which this process uses from then on.
+
     Raises
     ------
     FflmError
-        If the name is unknown, or if it is ``cuda`` and no GPU can be used.
+        If the name is unknown, if it is that of a GPU and none can be used, if there is no GPU with this number, or if this
+        process uses another one.
     """
     check("device", Device, device)
     if device == "cpu":
         return "cpu"
     reason = why_no_gpu()
-    if device == "cuda" and reason:
+    if reason and device != "auto":
         raise FflmError(f"no GPU can be used: {reason}; without one, use the device cpu")
-    return "cpu" if reason else "cuda"
+    if reason:
+        return "cpu"
+    if number := device.partition(":")[2]:
+        from fflm.backend.cuda.memory import choose_gpu
+
+        choose_gpu(int(number))
+    return "cuda"
 
 
 def device_backend(device: str, precision: str = "fp32", threads: int | None = None) -> Backend:
@@ -40,7 +49,7 @@ def device_backend(device: str, precision: str = "fp32", threads: int | None = N
     Parameters
     ----------
     device
-        Name of the device: ``cpu``, ``cuda`` or ``auto``, as for `choose_device`.
+        Name of the device, as for `choose_device`.
     precision
         ``fp32``, or on a GPU also ``tf32`` or ``mixed``.
     threads
@@ -97,7 +106,7 @@ class Compute:
         threads
             Number of CPU threads. By default `fflm.backend.cpu.launching.default_threads`.
         device
-            ``cpu``, ``cuda`` or ``auto``, as for `choose_device`.
+            Name of the device, as for `choose_device`.
         precision
             ``fp32``, or on a GPU also ``tf32`` or ``mixed``.
 
@@ -124,8 +133,9 @@ class Compute:
 def _cuda_backend(precision: str) -> Backend:
     """Return the only CUDA backend of this process for a precision."""
     from fflm.backend.cuda.backend import CudaBackend
+    from fflm.backend.cuda.memory import gpu
 
-    if precision != "fp32" and _cuda().get_current_device().compute_capability < (8, 0):
+    if precision != "fp32" and gpu().compute_capability < (8, 0):
         raise FflmError(f"{_NAMES[precision]} needs a GPU of compute capability 8.0 or more: train in fp32")
     return CudaBackend(precision)
 
@@ -134,9 +144,12 @@ def describe_device(device: str) -> str:
     """Return the name of a device (``cpu`` or ``cuda``) for reports; for a GPU with its model and compute capability."""
     if device == "cpu":
         return "cpu"
-    gpu = _cuda().get_current_device()
-    name = gpu.name.decode() if isinstance(gpu.name, bytes) else gpu.name
-    return f"cuda ({name}, compute capability {'.'.join(map(str, gpu.compute_capability))})"
+    from fflm.backend.cuda.memory import gpu
+
+    found = gpu()
+    name = found.name.decode() if isinstance(found.name, bytes) else found.name
+    number = f":{found.id}" if found.id else ""
+    return f"cuda{number} ({name}, compute capability {'.'.join(map(str, found.compute_capability))})"
 
 
 @cache

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,9 +131,22 @@ def annotated_option(
     return click.option(declaration, parameter or name, default=default, **attributes)
 
 
+class DeviceChoice(click.Choice[str]):
+    """A device: one of some names, or a GPU by its number, such as ``cuda:1``."""
+
+    def __init__(self) -> None:
+        super().__init__(("cpu", "cuda", "auto"))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the name."""
+        if re.fullmatch("cuda:[0-9]{1,4}", str(value)):
+            return value
+        return super().convert(value, param, ctx)
+
+
 def device_option_with(default: str) -> Callable[[Any], Any]:
     """Return the option ``--device`` with a default."""
-    return annotated_option("device", Device, default)
+    return annotated_option("device", Device, default, type=DeviceChoice())
 
 
 device_option = device_option_with("cpu")

@@ -16,12 +16,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Required, Self, TypedDict
+from typing import Annotated, Any, Literal, Required, Self, TypedDict
 
 from msgspec import Meta
 
 from fflm.arguments import (
-    Device,
     PathLike,
     Positive,
     Precision,
@@ -102,7 +101,7 @@ class SearchFile(TypedDict, total=False):
     network: Required[NetworkConfig]
     training: Required[TrainingSettings]
     threads: Required[Workers]
-    device: Device
+    device: Literal["cpu", "cuda"]
     precision: Precision
     space: Required[Annotated[dict[str, PartFile], Meta(min_length=1)]]
     sampler: Required[SamplerName]

@@ -21,7 +21,7 @@ static int not_supported(void) { return NOT_SUPPORTED; }
 
 static int get_version(int *version) { return *version = 13000, SUCCESS; }
 
-static int get_count(int *count) { return *count = 1, SUCCESS; }
+static int get_count(int *count) { return *count = 2, SUCCESS; }
 
 static int get_device(int *device, int ordinal) { return *device = ordinal, SUCCESS; }
 
@@ -31,8 +31,7 @@ static int get_name(char *name, int size, int device) {
 }
 
 static int get_uuid(char *uuid, int device) {
-    (void)device;
-    return memset(uuid, 7, 16), SUCCESS;
+    return memset(uuid, 7 + device, 16), SUCCESS;
 }
 
 /* An H200, without what cuda.core would only use if it is there, such as pools of memory. */

@@ -44,7 +44,7 @@ from ptx_interpreter import PtxError
 from ptx_kernel import PtxKernel
 from ptx_memory import Memory
 
-INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_CONTEXT, ILLEGAL_STATE, NOT_FOUND = 1, 2, 100, 201, 401, 500
+INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_CONTEXT, INVALID_HANDLE, ILLEGAL_STATE, NOT_FOUND = 1, 2, 100, 201, 400, 401, 500
 NOT_READY, ILLEGAL_ADDRESS, NOT_SUPPORTED, UNKNOWN = 600, 700, 801, 999
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, CAPTURE_ISOLATION, CAPTURE_IMPLICIT, WRONG_THREAD = 900, 901, 905, 906, 908
 """Errors, ``CUresult``."""
@@ -59,7 +59,7 @@ NON_BLOCKING = 1
 """``CU_STREAM_NON_BLOCKING``, a flag of streams."""
 
 CONTEXT = 0x1000
-"""The handle of the only context."""
+"""The handle of the context of the first GPU; that of the second one follows."""
 
 SHARED = 48 * 1024
 """Bytes of dynamic shared memory that a kernel may have without asking for more."""
@@ -93,9 +93,10 @@ class Capture:
 
 @dataclass
 class Stream:
-    """A stream: its pending actions in order, the number of those that are done, and its capture if it is recorded."""
+    """A stream: its context, its pending actions in order, the number of those done, and its capture if it is recorded."""
 
     blocking: bool
+    context: int = CONTEXT
     pending: deque[Callable[[], None]] = field(default_factory=deque)
     done: int = 0
     capture: Capture | None = None
@@ -107,7 +108,7 @@ class Stream:
 
 
 class FakeDriver:
-    """The functions of a fake CUDA driver, and its GPU.
+    """The functions of a fake CUDA driver, and its two GPUs, which share their memory.
 
     A method whose name begins with ``cu`` is the function of that name. The annotations of its arguments are their types in C.
     One thread at a time runs a function.
@@ -126,6 +127,8 @@ class FakeDriver:
         The size of each allocation in bytes, by its address.
     launched
         The kernels that were launched, in order.
+    used
+        The numbers of the GPUs in whose contexts functions were called.
     """
 
     def __init__(self) -> None:
@@ -133,13 +136,14 @@ class FakeDriver:
         self.memory = Memory()
         self.held: dict[int, int] = {}
         self.launched: list[PtxKernel] = []
+        self.used: set[int] = set()
         self._pinned: dict[int, np.ndarray] = {}
         self._modules: dict[int, tuple[str, PtxKernel]] = {}
         self._shared: dict[int, int] = {}  # bytes of dynamic shared memory that kernels ask for
         self._graphs: dict[int, list[Callable[[], None]]] = {}
         self._streams = {DEFAULT: Stream(blocking=True)}
         self._events: dict[int, tuple[Stream, int]] = {}  # the stream of each event, and the number of actions before it
-        self._handles = itertools.count(CONTEXT + 1)
+        self._handles = itertools.count(CONTEXT + 2)
         self._thread = threading.local()
         self.callbacks: list[Any] = []  # the functions of C, which must not be freed
         self.lock = threading.RLock()
@@ -215,9 +219,10 @@ class FakeDriver:
         self._fail_if(CAPTURE_UNSUPPORTED, list(forbid))
 
     def need_context(self) -> None:
-        """Fail in a thread without a context."""
+        """Fail in a thread without a context, and note the GPU of the context."""
         if not self._contexts:
             raise DriverError(INVALID_CONTEXT)
+        self.used.add(self._contexts[-1] - CONTEXT)
 
     # Devices and contexts.
 
@@ -226,7 +231,7 @@ class FakeDriver:
             raise DriverError(NO_DEVICE)
 
     def cuDevicePrimaryCtxRetain(self, context: Handles, device: c_int) -> None:
-        context[0] = CONTEXT
+        context[0] = CONTEXT + device
 
     def cuDevicePrimaryCtxGetState(self, device: c_int, flags: Numbers, active: Numbers) -> None:
         flags[0], active[0] = 0, 1
@@ -245,7 +250,7 @@ class FakeDriver:
 
     def cuCtxGetDevice(self, device: Numbers) -> None:
         self.need_context()
-        device[0] = 0
+        device[0] = self._contexts[-1] - CONTEXT
 
     def cuCtxSynchronize(self) -> None:
         self.need_context()
@@ -345,6 +350,8 @@ class FakeDriver:
 
     def cuLaunchKernelEx(self, config: POINTER(LaunchConfig), kernel: Handle, words: Handles, extra: Handles) -> None:
         launch, ptx = config[0], self._modules[kernel][1]
+        if launch.stream and self._streams[launch.stream].context != self._contexts[-1]:
+            raise DriverError(INVALID_HANDLE)
         if launch.shared_bytes > self._shared.get(kernel, SHARED):
             raise DriverError(INVALID_VALUE)
         self.launched.append(ptx)
@@ -359,13 +366,13 @@ class FakeDriver:
 
     def cuStreamCreateWithPriority(self, stream: Handles, flags: c_uint, priority: c_int) -> None:
         stream[0] = next(self._handles)
-        self._streams[stream[0]] = Stream(blocking=flags != NON_BLOCKING)
+        self._streams[stream[0]] = Stream(blocking=flags != NON_BLOCKING, context=self._contexts[-1])
 
     def cuStreamCreate(self, stream: Handles, flags: c_uint) -> None:
         self.cuStreamCreateWithPriority(stream, flags, 0)
 
     def cuStreamGetCtx(self, stream: Handle, context: Handles) -> None:
-        context[0] = CONTEXT
+        context[0] = self._streams[stream].context
 
     def cuStreamSynchronize(self, stream: Handle) -> None:
         self.wait(stream)

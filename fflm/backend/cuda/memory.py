@@ -34,6 +34,9 @@ _lock = threading.Lock()
 _own_stream = 0
 """The stream of this process; 0 before it has used the GPU."""
 
+_number = 0
+"""The number of the GPU of this process."""
+
 _unusable = False
 """Whether this process was forked from one that had used the GPU. CUDA does not work in such a process."""
 
@@ -55,11 +58,35 @@ def use_gpu() -> int:
             raise FflmError(
                 "the GPU cannot be used in a process that was forked after it was used: start workers by multiprocessing's spawn"
             )
-        cuda.current_context()
+        cuda.current_context(_number)
         with _lock:
             _own_stream = _own_stream or int(driver.cuStreamCreate(binding.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
         _thread.stream = _own_stream
     return int(_thread.stream)
+
+
+def choose_gpu(number: int) -> None:
+    """Let this process use the GPU with a number, among those that it sees. By default it uses the first one, number 0.
+
+    Raises
+    ------
+    FflmError
+        If there is no such GPU, or this process uses another one.
+    """
+    global _number
+    count = len(cuda.gpus)
+    if number >= count:
+        seen = "one GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
+        raise FflmError(f"there is no GPU cuda:{number}: this process sees {seen}")
+    with _lock:
+        if _own_stream and number != _number:
+            raise FflmError(f"this process uses the GPU cuda:{_number}: use cuda:{number} in another process")
+        _number = number
+
+
+def gpu() -> Any:
+    """Return the GPU of this process, as numba.cuda describes it."""
+    return cuda.gpus[_number]
 
 
 @contextlib.contextmanager

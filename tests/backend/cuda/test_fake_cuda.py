@@ -1,6 +1,7 @@
 """The fake CUDA driver delays and fails as a real one does; arrays of the backend act like NumPy's and never share memory."""
 
 import gc
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_uint32
 
@@ -22,6 +23,8 @@ from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import memory as cuda_memory
 from fflm.backend.cuda.launching import BLOCK, launch_kernel, signature
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, Pool, size_class, use_gpu
+from fflm.backend.devices import choose_device, describe_device
+from fflm.errors import FflmError
 
 GPU = devices.fake_driver()
 
@@ -385,6 +388,47 @@ def test_new_threads_can_use_gpu():
 def upload_another(array):
     """Send another array of the same shape to the GPU."""
     PinnedCopies().send(np.ones(array.shape, array.dtype), DeviceArray(array.shape, array.dtype))
+
+
+@pytest.fixture
+def new_process(monkeypatch):
+    """Return a function that calls others in a new thread, as if this process had not used the GPU before."""
+    for name, value in {"_own_stream": 0, "_number": 0, "_thread": threading.local()}.items():
+        monkeypatch.setattr(cuda_memory, name, value)
+    monkeypatch.setattr("fflm.backend.devices.why_no_gpu", lambda: "")
+    monkeypatch.setattr(cuda_launching, "_compiled", {})
+    GPU.used.clear()
+    with ThreadPoolExecutor(1) as thread:
+        yield lambda *task: thread.submit(*task).result()
+
+
+def test_second_gpu_is_used_by_all_threads(new_process):
+    def work():
+        array = on_gpu([1, 2])
+        increment(array)
+        upload_another(array)
+        return download(array)
+
+    assert choose_device("cuda:1") == "cuda"
+    assert new_process(work) == [2, 3]
+    assert new_process(describe_device, "cuda").startswith("cuda:1 (Fake GPU, ")
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(work).result() == [2, 3]
+    assert GPU.used == {1}
+    assert choose_device("cuda") == choose_device("cuda:1") == "cuda"
+    with pytest.raises(FflmError, match="this process uses the GPU cuda:1: use cuda:0 in another process"):
+        choose_device("cuda:0")
+
+
+@pytest.mark.usefixtures("new_process")
+def test_gpu_that_does_not_exist_is_refused(monkeypatch):
+    with pytest.raises(FflmError, match="there is no GPU cuda:2: this process sees 2 GPUs, cuda:0 to cuda:1"):
+        choose_device("cuda:2")
+    with pytest.raises(FflmError, match="`device` must be a string such as cpu, cuda, cuda:1 or auto, not 'cuda:-1'"):
+        choose_device("cuda:-1")
+    monkeypatch.setattr(cuda_memory.cuda, "gpus", cuda.gpus[:1])
+    with pytest.raises(FflmError, match="there is no GPU cuda:1: this process sees one GPU, cuda:0"):
+        choose_device("cuda:1")
 
 
 @pytest.fixture
