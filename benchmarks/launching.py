@@ -107,7 +107,7 @@ class IdleTrainer(Trainer):
     def _check(self, loss: float, exact: bool) -> None:
         pass
 
-    def _evaluate(self, rate: float) -> Any:
+    def _evaluate(self, rate: float, stop: bool) -> Any:
         self.state.loss_sum = 0.0
 
 

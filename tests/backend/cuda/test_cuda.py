@@ -492,6 +492,20 @@ def test_gpu_benchmark_times_operations_and_steps(monkeypatch):
         assert row["bytes"] > 0 or devices.device == "cuda"
 
 
+@pytest.mark.skipif(devices.device == "cuda", reason="it uses the fake driver")
+def test_trainer_of_launching_benchmark_ignores_results():
+    """Losses that are zero do not stop it, and epochs end without an evaluation."""
+    import launching
+
+    class Idle(CpuBackend):
+        def download(self, array):
+            return np.zeros_like(array)
+
+    windows = Windows(TEXT[:60], NETWORK.context, padding=NETWORK.vocabulary)
+    trainer = launching.IdleTrainer(Network(NETWORK, Idle()), Parameters.random(NETWORK, 1), windows, windows, SETTINGS)
+    assert [event is None for event, _ in zip(trainer.run(), range(6), strict=False)] == [False, False, True] * 2
+
+
 @pytest.mark.skipif(devices.device == "cuda", reason="it runs on the fake driver")
 def test_first_hour_runs_parts_and_keeps_their_results(tmp_path, monkeypatch, capsys):
     """A profiler that only runs the program stands for ncu; there is no compute-sanitizer."""
