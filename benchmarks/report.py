@@ -391,7 +391,7 @@ def scoring() -> str:
     scores = result["perplexities"].items()
     quality = [[name, f"{each['perplexity']:.1f}", f"{each['bits_per_character']:.3f}"] for name, each in scores]
     cells = {(each["task"], each["threads"]): each for each in inference["steps"] if each["vocabulary"] == 18_000}
-    names = {"score": "score", "sample 1": "1 sample", "sample 64": "64 samples", "beams 5": "beam search, 5 beams"}
+    names = {"score": "score", "sample 1": "1 sample", "sample 64": "64 samples", "beam search 5": "beam search, 5 beams"}
     exact = [
         [
             names.get(task, task),
