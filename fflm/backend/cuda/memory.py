@@ -58,8 +58,8 @@ def use_gpu() -> int:
             raise FflmError(
                 "the GPU cannot be used in a process that was forked after it was used: start workers by multiprocessing's spawn"
             )
-        cuda.current_context(_number)
         with _lock:
+            cuda.current_context(_number)
             _own_stream = _own_stream or int(driver.cuStreamCreate(binding.CUstream_flags.CU_STREAM_NON_BLOCKING.value))
         _thread.stream = _own_stream
     return int(_thread.stream)
