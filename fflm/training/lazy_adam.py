@@ -150,7 +150,8 @@ class LazyAdam:
         with np.errstate(divide="ignore", invalid="ignore"):
             self._due += 1, -np.log1p(-shrink)
         for name, done in self.done.items():
-            done[slice(None) if subset is None else subset.rows[name]] = self._due
+            for numbers, due in zip(done.T, self._due, strict=True):
+                numbers[slice(None) if subset is None else subset.rows[name]] = due
 
 
 def _matrices(name: str, *parts: Parameters) -> list[Array]:
