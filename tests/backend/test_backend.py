@@ -80,7 +80,7 @@ def test_backend_has_signatures_of_protocol() -> None:
 
 
 @same_kernels_in_fp32
-@pytest.mark.parametrize("blocks", [(1,), (1, 1, 1), (2,), (3, 1, 2, 1)], ids=str)
+@pytest.mark.parametrize("blocks", [(1,), (1, 1, 1), (2,), (19, 1, 9, 1)], ids=str)
 @pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (1, 4, 5), (2, 3, 1), (33, 50, 7)])
 def test_gather_and_scatter_add(rows: int, words: int, size: int, blocks: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
     generator = np.random.default_rng(0)
