@@ -15,6 +15,9 @@ from fflm.parallel.communicator import Communicator
 PRODUCTS = 1 / 32
 """Cost of a multiply-add in BLAS, relative to that of a number that another kernel processes."""
 
+RANDOM = 4
+"""Cost of a random number, relative to that of a number that another kernel processes."""
+
 
 class CpuBackend:
     """The operations of `protocol.Backend` on NumPy arrays, in several threads if there is enough work.
@@ -106,7 +109,8 @@ class CpuBackend:
         kernels.put_rows(values, rows, array, threads)
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
-        factor, first, threads = values.dtype.type(1 / (1 - dropout.rate)), row * values.shape[1], self._shares(values.size)
+        factor, first = values.dtype.type(1 / (1 - dropout.rate)), row * values.shape[1]
+        threads = self._shares(RANDOM * values.size)
         words = dropout_threshold(dropout), np.uint32(dropout.layer), *halves(dropout.numbers.step), *halves(dropout.seed)
         kernels.dropout(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
 
