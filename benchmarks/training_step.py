@@ -71,8 +71,12 @@ class Size:
     @property
     def flops(self) -> int:
         """The operations of the matrix products: forward, gradient of the weights, gradient of the inputs."""
+        return self.flops_of(self.config.vocabulary)
+
+    def flops_of(self, words: int) -> int:
+        """Return the operations of the matrix products if the softmax is over a sample of so many words."""
         config = self.config
-        products = config.inputs * config.hidden[0] + config.vocabulary * (config.embedding if config.tied else config.hidden[0])
+        products = config.inputs * config.hidden[0] + words * (config.embedding if config.tied else config.hidden[0])
         if config.projected:
             products += config.hidden[0] * config.embedding
         return 6 * self.settings.batch_size * products

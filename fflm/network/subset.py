@@ -53,12 +53,13 @@ class Subset:
         outputs: Array | None,
         rows_for: Callable[[int], int] = int,
     ) -> None:
-        places = np.zeros(config.vocabulary + 2, np.int32)
-        places[contexts] = 1
-        places[-1] = 0  # this is the place of the id -1, which follows the last word of a text, and is not a word
+        words = contexts.astype(np.intp)  # the type of indices: NumPy would convert other integers at each use, and slowly
+        used = np.zeros(config.vocabulary + 2, np.bool_)
+        used[words] = True
+        used[-1] = False  # this is the place of the id -1, which follows the last word of a text, and is not a word
         if config.tied:
-            places[outputs] = 0
-        inputs = np.flatnonzero(places).astype(np.int32)
+            used[outputs] = False
+        inputs = np.flatnonzero(used).astype(np.int32)
         if not (len(inputs) or config.tied):  # the batch has only empty texts; use any word, so that no array is empty
             inputs = np.zeros(1, np.int32)
         self.inputs = np.concatenate([outputs, inputs]) if config.tied else inputs
@@ -70,9 +71,10 @@ class Subset:
         if outputs is not None:
             sizes["output.weight"] = sizes["output.bias"] = min(rows_for(len(outputs)), config.classes)
         self.places = {name: padded(rows, sizes[name], -1) for name, rows in self.rows.items()}
+        places = np.empty(config.vocabulary + 2, np.int32)
         places[self.inputs] = np.arange(len(self.inputs), dtype=np.int32)
         places[-1] = -1
-        self.contexts: Array = places[contexts]
+        self.contexts: Array = places.take(words)
         self.targets: Array = targets if outputs is None else np.searchsorted(outputs, targets).astype(np.int32)
 
 

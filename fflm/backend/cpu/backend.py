@@ -15,6 +15,9 @@ from fflm.parallel.communicator import Communicator
 PRODUCTS = 1 / 32
 """Cost of a multiply-add in BLAS, relative to that of a number that another kernel processes."""
 
+RANDOM = 4
+"""Cost of a random number, relative to that of a number that another kernel processes."""
+
 
 class CpuBackend:
     """The operations of `protocol.Backend` on NumPy arrays, in several threads if there is enough work.
@@ -106,7 +109,8 @@ class CpuBackend:
         kernels.put_rows(values, rows, array, threads)
 
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
-        factor, first, threads = values.dtype.type(1 / (1 - dropout.rate)), row * values.shape[1], self._shares(values.size)
+        factor, first = values.dtype.type(1 / (1 - dropout.rate)), row * values.shape[1]
+        threads = self._shares(RANDOM * values.size)
         words = dropout_threshold(dropout), np.uint32(dropout.layer), *halves(dropout.numbers.step), *halves(dropout.seed)
         kernels.dropout(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
 
@@ -320,6 +324,47 @@ class CpuBackend:
         keep = 1 - numbers.shrink if shrinks else 1
         constants = map(scale.dtype.type, (scale[0], l2, keep, numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
         self._update(kernels.adam_step, tuple(constants), weights, gradients, firsts, seconds)
+
+    def adam_take_rows(
+        self,
+        weight: Array,
+        first: Array,
+        second: Array,
+        rows: Array,
+        idle: Array,
+        keeps: Array,
+        taken: Array,
+        *,
+        numbers: Any,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        constants = map(weight.dtype.type, (numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
+        kernels.adam_take_rows(weight, first, second, rows, idle, keeps, *constants, taken, self._shares(2 * taken.size))
+
+    def adam_step_rows(
+        self,
+        taken: Array,
+        gradient: Array,
+        rows: Array,
+        idle: Array,
+        weight: Array,
+        first: Array,
+        second: Array,
+        *,
+        scale: Array,
+        l2: float,
+        shrinks: bool,
+        numbers: Any,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        keep = 1 - numbers.shrink if shrinks else 1
+        constants = map(scale.dtype.type, (scale[0], l2, keep, numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
+        threads = self._shares(3 * taken.size)
+        kernels.adam_step_rows(taken, gradient, rows, idle, *constants, weight, first, second, threads)
 
     def adam_catch_up(
         self,

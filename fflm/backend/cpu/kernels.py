@@ -32,12 +32,16 @@ from fflm.backend.formulas import (
 )
 from fflm.backend.protocol import NORMALIZE_EPSILON
 from fflm.compiling import compiled, inner
+from fflm.instructions import CACHE_LINE, prefetch
 
 TILE = 512
 """Number of words in a tile of the output layer. A tile of logits of a usual batch stays in the cache of a core."""
 
 FEW_ROWS = 32
 """Largest number of rows for which `multiply_few` is faster than BLAS, which first copies the weights into another order."""
+
+AHEAD = 4
+"""Number of rows of a large array that are fetched from memory ahead of their use."""
 
 MASK = 2048
 """Number of random numbers of a dropout mask that are drawn at a time."""
@@ -92,11 +96,40 @@ def multiply_few(inputs, weight, outputs):
             outputs[i, o] = inner_product(inputs[i], weight[o])
 
 
+@inner()
+def fetch_row(table, row):
+    """Let the processor fetch a row of a contiguous table (N, m)."""
+    size = table.shape[1] * table.itemsize
+    for offset in range(row * size, (row + 1) * size, CACHE_LINE):
+        prefetch(table, np.uint64(offset))
+
+
+@inner()
+def add_rows(table, rows, total):
+    """Add rows of a contiguous table (N, m) to total (m,), one after another: those with the numbers rows (R,).
+
+    Eight rows are added at a time, while the next eight come from memory, so that the total is read and written less often.
+    """
+    eights = len(rows) // 8 * 8
+    for p in range(0, eights, 8):
+        for later in range(p + 8, min(p + 16, len(rows))):
+            fetch_row(table, rows[later])
+        a, b, c, d = table[rows[p]], table[rows[p + 1]], table[rows[p + 2]], table[rows[p + 3]]
+        e, f, g, h = table[rows[p + 4]], table[rows[p + 5]], table[rows[p + 6]], table[rows[p + 7]]
+        for j in range(len(total)):
+            total[j] = total[j] + a[j] + b[j] + c[j] + d[j] + e[j] + f[j] + g[j] + h[j]
+    for p in range(eights, len(rows)):
+        row = table[rows[p]]
+        for j in range(len(total)):
+            total[j] += row[j]
+
+
 @kernel()
 def gather(embeddings, contexts, borders, inputs, threads, t):
     """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks (K + 1,) int64 -> inputs (B, K m)."""
     size = embeddings.shape[1]
     low, high = share(contexts.shape[0], threads, t)
+    words = np.empty(contexts.shape[1], np.int32)
     for i in range(low, high):
         for k in range(len(borders) - 1):
             block = inputs[i, k * size : (k + 1) * size]
@@ -105,12 +138,13 @@ def gather(embeddings, contexts, borders, inputs, threads, t):
                 for j in range(size):
                     block[j] = embeddings[word, j] if word >= 0 else block.dtype.type(0)
                 continue
-            clear(block)
+            count = 0
             for place in range(borders[k], borders[k + 1]):
-                word = contexts[i, place]
-                if word >= 0:
-                    for j in range(size):
-                        block[j] += embeddings[word, j]
+                if contexts[i, place] >= 0:
+                    words[count] = contexts[i, place]
+                    count += 1
+            clear(block)
+            add_rows(embeddings, words[:count], block)
             factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
             for j in range(size):
                 block[j] *= factor
@@ -122,17 +156,41 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads, t):
 
     borders (K + 1,) int64 are the borders of the blocks.
     """
-    size = d_embeddings.shape[1]
-    # The thread adds to the words with ids t, t + threads, t + 2 threads, ... only, in the order of the batch. Frequent words
-    # have low ids, so this divides the work evenly.
+    # The places of the words are sorted by word, in the order of the batch (counting sort), so that a row of d_embeddings, which
+    # is not in the cache, is read and written once. Threads have different words, which occur about equally often.
+    words, blocks, size = len(d_embeddings), len(borders) - 1, d_embeddings.shape[1]
+    starts = np.zeros(words + 1, np.int64)
     for i in range(contexts.shape[0]):
-        for k in range(len(borders) - 1):
-            factor = d_inputs.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
+        for place in range(contexts.shape[1]):
+            if contexts[i, place] >= 0:
+                starts[contexts[i, place] + 1] += 1
+    for word in range(words):
+        starts[word + 1] += starts[word]
+    low, high = share(starts[words], threads, t)
+    first = 0
+    while starts[first] < low:
+        first += 1
+    last = first
+    while starts[last] < high:
+        last += 1
+    begin = starts[first]
+    ends = np.empty(last - first, np.int64)
+    for word in range(first, last):
+        ends[word - first] = starts[word] - begin
+    rows, scaled = np.empty(starts[last] - begin, np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
+    for i in range(contexts.shape[0]):
+        for k in range(blocks):
+            row, block = i * blocks + k, d_inputs[i, k * size : (k + 1) * size]
+            factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
+            for j in range(size):
+                scaled[row, j] = factor * block[j]
             for place in range(borders[k], borders[k + 1]):
                 word = contexts[i, place]
-                if word >= 0 and word % threads == t:
-                    for j in range(size):
-                        d_embeddings[word, j] += factor * d_inputs[i, k * size + j]
+                if first <= word < last:
+                    rows[ends[word - first]] = row
+                    ends[word - first] += 1
+    for word in range(first, last):
+        add_rows(scaled, rows[starts[word] - begin : starts[word + 1] - begin], d_embeddings[word])
 
 
 @inner()
@@ -826,3 +884,94 @@ def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilo
                 weight[i, j] = keeps[i] * weight[i, j] - move
                 first[i, j] *= kept1
                 second[i, j] *= kept2
+
+
+@kernel()
+def adam_take_rows(
+    weight,
+    first,
+    second,
+    rows,
+    idle,
+    keeps,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    correction1,
+    correction2,
+    taken,
+    threads,
+    t,
+):
+    """Compute `Backend.adam_take_rows`: weight, first, second (N, m), rows (R,), idle (R,), keeps (R,) -> taken (R, m)."""
+    one = weight.dtype.type(1)
+    low, high = share(len(rows), threads, t)
+    for i in range(low, high):
+        own = taken[i]
+        if rows[i] < 0:
+            clear(own)
+            continue
+        w, m, v = weight[rows[i]], first[rows[i]], second[rows[i]]
+        if idle[i] > 0:
+            scale = rate * correction1 * beta1 * (one - beta1 ** idle[i]) / (one - beta1)
+            for j in range(len(own)):
+                own[j] = keeps[i] * w[j] - scale * m[j] / (np.sqrt(v[j] * correction2) + epsilon)
+        else:
+            for j in range(len(own)):
+                own[j] = w[j]
+
+
+@kernel()
+def adam_step_rows(
+    taken,
+    gradient,
+    rows,
+    idle,
+    scale,
+    l2,
+    keep,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    correction1,
+    correction2,
+    weight,
+    first,
+    second,
+    threads,
+    t,
+):
+    """Compute `Backend.adam_step_rows`: taken, gradient (R, m), rows (R,), idle (R,) -> rows of weight, first, second (N, m).
+
+    ``keep`` is the factor of decoupled weight decay, 1 - shrink.
+    """
+    low, high = share(len(rows), threads, t)
+    w = np.empty(taken.shape[1], taken.dtype)  # LLVM vectorizes a loop only if it needs to tell few arrays apart
+    for i in range(low, high):
+        later = rows[min(i + AHEAD, high - 1)]
+        fetch_row(weight, later)
+        fetch_row(first, later)
+        fetch_row(second, later)
+        if rows[i] < 0:
+            continue
+        g, m, v, updated = gradient[i], first[rows[i]], second[rows[i]], weight[rows[i]]
+        kept1, kept2 = beta1 ** idle[i], beta2 ** idle[i]
+        for j in range(len(w)):
+            w[j] = taken[i, j]
+        for j in range(len(w)):
+            w[j], m[j], v[j] = adam_update(
+                keep * w[j],
+                scale * g[j] + l2 * w[j],
+                kept1 * m[j],
+                kept2 * v[j],
+                rate,
+                beta1,
+                beta2,
+                epsilon,
+                correction1,
+                correction2,
+            )
+        for j in range(len(w)):
+            updated[j] = w[j]
