@@ -255,7 +255,7 @@ class CpuBackend:
     def _update(self, kernel: Any, numbers: tuple[Any, ...], weights: Sequence[Array], *others: Sequence[Array]) -> None:
         """Update weights, one array after another, by a kernel; ``others`` are the gradients and the state of the optimizer."""
         for weight, *own in zip(weights, *others, strict=True):
-            kernel(*flat(weight, *own), *numbers, self._shares(weight.size))
+            kernel(*flat(weight, *own), *numbers, self._shares((1 + len(own)) * weight.size))
 
     def momentum_step(
         self,
