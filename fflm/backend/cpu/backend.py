@@ -184,7 +184,7 @@ class CpuBackend:
         statistics = self._statistics(count, rows, hidden.dtype, part)
         tiles = self._borrow("tiles", (count, rows, kernels.TILE), hidden.dtype)
         threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
-        partial = d_hidden[None] if threads == 1 else self._borrow("partial", (threads, *hidden.shape), hidden.dtype)
+        partial = self._borrow("partial", (threads, *hidden.shape), hidden.dtype)
         kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics[:, :count], threads)
         _add_other_parts(statistics, count, part)
         kernels.finish_softmax(hidden, weight, bias, targets, *statistics, number(penalty), number(scale), losses)
@@ -192,8 +192,7 @@ class CpuBackend:
         kernels.output_gradients(
             hidden, weight, targets, number(hit), number(spread), beta, tiles, statistics[1], partial, d_weight, d_bias, threads
         )
-        if threads > 1:
-            kernels.add_shares(partial, d_hidden, threads)
+        kernels.add_shares(partial, d_hidden, threads)
 
     def _statistics(self, count: int, rows: int, dtype: Any, part: SoftmaxPart | None) -> Array:
         """Return memory (2, N, B) for the results of `kernels.softmax_tiles`: N is one for each tile, and for each other part."""
