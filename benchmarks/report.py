@@ -162,7 +162,11 @@ def glance() -> str:
                 f"{milliseconds(seconds * ours['share_of_product_rate'])}, the matrix products alone",
             ]
         )
-    for task, name in (("score", "exact scoring of a text"), ("sample 64", "64 samples"), ("beam search 5", "beam search, 5 beams")):
+    for task, name in (
+        ("score", "exact scoring of a text"),
+        ("sample 64", "64 samples"),
+        ("beam search 5", "beam search, 5 beams"),
+    ):
         found = inference[task, 2]["words_per_second"]
         theirs, ours = (f"{count(found[program]['median'])} words/s" for program in ("torch", "fflm"))
         rows.append([f"{name}, two threads", f"{theirs}, PyTorch", ours, ""])
@@ -309,6 +313,16 @@ def training_step() -> str:
     cells = {(each["size"], each["threads"], each["contender"]): each for each in result["steps"]}
     memory = {(each["size"], each["contender"]): each["bytes"] for each in result["memory"]}
 
+    others = {"torch": "PyTorch, Adam", "torch, fused Adam": "PyTorch, fused Adam", "torch, compiled": "PyTorch, compiled"}
+    others |= {"jax": "JAX"} if any(each["contender"] == "jax" for each in result["steps"]) else {}
+    serial = ""
+    if shares := result.get("serial_shares"):
+        serial = f"""
+
+Of the processor time of a step, {min(shares.values()):.1%} to {max(shares.values()):.1%} is not divided among threads
+({"; ".join(f"{share:.1%} at {size.replace('=', ' ')}" for size, share in shares.items())}). With a serial share s, n threads
+are at most 1 / (s + (1 - s) / n) times as fast as one (Amdahl 1967); waking threads and shared caches come on top of it."""
+
     def both(size: str, contender: str, show: Callable[[Result], str]) -> str:
         return ", ".join(show(cells[size, threads, contender]) for threads in (1, 2))
 
@@ -317,22 +331,18 @@ def training_step() -> str:
             size.replace("=", " ").replace(" default", ", default network"),
             both(size, "fflm", lambda each: milliseconds(each["seconds"]["median"])),
             both(size, "fflm", lambda each: f"{each['share_of_product_rate']:.0%}"),
-            *(
-                both(size, contender, lambda each: f"{each['time_relative_to_fflm']['median']:.1f}")
-                for contender in ("torch", "torch, fused Adam", "torch, compiled")
-            ),
+            *(both(size, contender, lambda each: f"{each['time_relative_to_fflm']['median']:.1f}") for contender in others),
             ", ".join(megabytes(memory[size, contender]) for contender in ("fflm", "torch, compiled", "torch")),
         ]
         for size in result["sizes"]
     ]
-    others = ["PyTorch, Adam", "PyTorch, fused Adam", "PyTorch, compiled"]
-    head = ["size", "fflm", "share of the matrix-product rate", *others, "memory in MB: fflm, compiled, eager"]
+    head = ["size", "fflm", "share of the matrix-product rate", *others.values(), "memory in MB: fflm, compiled, eager"]
     return f"""\
 ## Training step
 
 One step with the exact loss (forward, backward, dropout and Adam) is compared with PyTorch {result["machine"]["torch"]} on
 the same batches, with 1 and 2 threads. V is the vocabulary, m the embedding size, h the number of hidden units and B the
-batch size. The columns of PyTorch say how many times as long its step takes as fflm's. The third column is the share of the machine's
+batch size. The columns of other programs say how many times as long their step takes as fflm's. The third column is the share of the machine's
 matrix-product rate that fflm's step reaches.
 
 {source("training_step")}
@@ -341,7 +351,7 @@ matrix-product rate that fflm's step reaches.
 
 Over all sizes and thread counts, PyTorch's eager step with the faster of its two Adam implementations takes
 {min(result["time_ratios"].values()):.1f} to {max(result["time_ratios"].values()):.1f} times as long, {result["median_time_ratio"]:.1f} times in the median. See the note on
-machines at the top of this page: with equally fast BLAS libraries, the factors are smaller."""
+machines at the top of this page: with equally fast BLAS libraries, the factors are smaller.{serial}"""
 
 
 def sampled() -> str:

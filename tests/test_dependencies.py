@@ -29,7 +29,7 @@ FEATURES = {
 """The only files that import packages of extras. The first pattern that a file matches holds."""
 ENGINES = {"data_juicer", "dask", "datasets", "datatrove", "nemo_curator", "pandas", "pyspark", "ray"}
 """Packages of the engines for which `fflm.integrations` has filters, whose users have installed them."""
-COMPARED = {"fasttext", "kenlm", "torch"}
+COMPARED = {"fasttext", "kenlm", "jax", "torch"}
 """Packages that benchmarks compare with fflm, and that have to be installed by hand."""
 NOT_INSTALLED = {"nccl": ["nccl4py"]}
 """Distributions with other names than their modules, which need not be installed."""

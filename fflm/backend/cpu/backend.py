@@ -187,18 +187,16 @@ class CpuBackend:
         rows, count, number = len(hidden), -(-len(weight) // kernels.TILE), hidden.dtype.type
         statistics = self._statistics(count, rows, hidden.dtype, part)
         tiles = self._borrow("tiles", (count, rows, kernels.TILE), hidden.dtype)
-        weight_sum = weight.sum(0) if smoothing else np.zeros(weight.shape[1], weight.dtype)
         threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
-        products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
+        partial = self._borrow("partial", (threads, *hidden.shape), hidden.dtype)
         kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics[:, :count], threads)
         _add_other_parts(statistics, count, part)
-        words = len(weight) if part is None else part.words
-        sizes = number(smoothing), number(scale)
         kernels.finish_softmax(hidden, weight, bias, targets, *statistics, number(penalty), number(scale), losses)
+        hit, spread = scale * (1 - smoothing), scale * smoothing / (len(weight) if part is None else part.words)
         kernels.output_gradients(
-            hidden, weight, targets, words, *sizes, beta, tiles, statistics[1], *products, d_weight, d_bias, threads
+            hidden, weight, targets, number(hit), number(spread), beta, tiles, statistics[1], partial, d_weight, d_bias, threads
         )
-        kernels.hidden_gradients(weight, targets, words, weight_sum, *sizes, products[1], d_hidden, threads)
+        kernels.add_shares(partial, d_hidden, threads)
 
     def _statistics(self, count: int, rows: int, dtype: Any, part: SoftmaxPart | None) -> Array:
         """Return memory (2, N, B) for the results of `kernels.softmax_tiles`: N is one for each tile, and for each other part."""
@@ -260,7 +258,7 @@ class CpuBackend:
     def _update(self, kernel: Any, numbers: tuple[Any, ...], weights: Sequence[Array], *others: Sequence[Array]) -> None:
         """Update weights, one array after another, by a kernel; ``others`` are the gradients and the state of the optimizer."""
         for weight, *own in zip(weights, *others, strict=True):
-            kernel(*flat(weight, *own), *numbers, self._shares(weight.size))
+            kernel(*flat(weight, *own), *numbers, self._shares((1 + len(own)) * weight.size))
 
     def momentum_step(
         self,

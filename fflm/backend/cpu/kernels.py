@@ -221,7 +221,7 @@ def mean_pool(embeddings, words, pooled, threads, t):
 @kernel()
 def mean_pool_backward(words, d_pooled, d_embeddings, threads, t):
     """Add d_pooled (B, m), divided by the number of words of each row, to the rows of d_embeddings (V + 1, m) of words (B, L)."""
-    # a thread adds to certain words only, as in scatter_add
+    # A share adds to certain words only, so that no two write to the same number.
     for i in range(len(words)):
         d_row, length = d_pooled[i], text_length(words[i])
         factor = d_row.dtype.type(1 / max(length, 1))
@@ -253,7 +253,7 @@ def max_pool(embeddings, words, pooled, sources, threads, t):
 @kernel()
 def max_pool_backward(sources, d_pooled, d_embeddings, threads, t):
     """Add d_pooled (B, m) to the rows of d_embeddings (V + 1, m) that sources (B, m) int32 names; -1 names none."""
-    # a thread adds to certain words only, as in scatter_add
+    # A share adds to certain words only, as in `mean_pool_backward`.
     for i in range(len(sources)):
         for j in range(d_pooled.shape[1]):
             word = sources[i, j]
@@ -353,13 +353,14 @@ def affine_backward_weights(inputs, d_outputs, beta, d_weight, d_bias, threads, 
     inputs (B, I) -> d_weight (O, I) and d_bias (O,), added to ``beta`` times their content.
     """
     low, high = share(d_outputs.shape[1], threads, t)
-    part, d_bias_part = d_outputs[:, low:high], d_bias[low:high]
-    gemm(part, inputs, d_weight[low:high], True, False, beta)
+    d_bias_part = d_bias[low:high]
+    gemm(d_outputs[:, low:high], inputs, d_weight[low:high], True, False, beta)
     if beta == 0:
         clear(d_bias_part)
-    for i in range(len(part)):
-        for j in range(len(d_bias_part)):
-            d_bias_part[j] += part[i, j]
+    for i in range(len(d_outputs)):
+        row = d_outputs[i, low:high]  # LLVM vectorizes a loop over it, but not over a row of a slice of columns
+        for j in range(len(row)):
+            d_bias_part[j] += row[j]
 
 
 @kernel()
@@ -496,79 +497,35 @@ def combine_losses(hidden, weight, bias, rows, targets, highest, totals, normali
 
 
 @inner()
-def tile_gradients(
-    hidden,
-    weight,
-    targets,
-    low,
-    high,
-    tile,
-    factors,
-    hit,
-    spread,
-    beta,
-    product,
-    d_hidden,
-    d_weight,
-    d_bias,
-):
-    """Backpropagate through one tile of the output layer, that of the words from ``low`` to ``high`` - 1.
-
-    With the softmax p and the smoothed target q, the gradient of the logits is dz = scale ((1 + 2 penalty log Z) p - q). With
-    the weights U and the hidden outputs f, dU = dz^T f and df = dz U. Only the term with p goes through these matrix products: it
-    is ``tile`` (B, TILE), the exponentials, times ``factors`` (B,), one factor per row, which are applied to the small matrices
-    f and df. The term with q is a constant ``hit`` at the target of each row and a constant ``spread`` at all words, and is
-    subtracted afterwards.
-
-    hidden (B, H), weight (V, H), targets (B,), product (B, H), which is scratch memory -> d_weight (V, H) and d_bias (V,), whose
-    rows of the tile are added to ``beta`` times their content; d_hidden (B, H), to which only the term with p is added.
-    """
-    rows, size = hidden.shape
-    width = high - low
-    gemm(tile[:, :width], weight[low:high], product, False, False, 0.0)
-    for i in range(rows):
-        for j in range(size):
-            d_hidden[i, j] += factors[i] * product[i, j]
-    for i in range(rows):
-        for j in range(size):
-            product[i, j] = factors[i] * hidden[i, j]
-    gemm(tile[:, :width], product, d_weight[low:high], True, False, beta)
-    if beta == 0:
-        clear(d_bias[low:high])
-    for i in range(rows):
-        factor = factors[i]
-        for j in range(width):
-            d_bias[low + j] += factor * tile[i, j]
-    for i in range(rows):
-        word = targets[i]
-        if low <= word < high:
-            d_bias[word] -= hit
-            for j in range(size):
-                d_weight[word, j] -= hit * hidden[i, j]
-    if spread > 0:
-        hidden_sum = product[0]
-        clear(hidden_sum)
-        for i in range(rows):
-            for j in range(size):
-                hidden_sum[j] += spread * hidden[i, j]
-        for word in range(low, high):
-            d_bias[word] -= spread * rows
-            for j in range(size):
-                d_weight[word, j] -= hidden_sum[j]
+def exp_to_slopes(row, factor, spread, d_bias):
+    """Replace the exponentials e of W words, in a row (TILE,), by factor e - spread, and add these slopes to d_bias (W,)."""
+    for j in range(len(d_bias)):
+        row[j] = factor * row[j] - spread
+        d_bias[j] += row[j]
 
 
 @compiled()
 def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scale, losses):
-    """Fill losses (B,), and replace totals (tiles, B) by the ``factors`` of `tile_gradients`.
+    """Fill losses (B,), and replace totals (tiles, B) by the ``factors`` of `output_gradients`.
 
     hidden (B, H), weight (V, H), bias (V,), targets (B,); highest and totals (tiles, B) are those of `softmax_tiles`.
     """
-    for i in range(len(targets)):
-        normalizer, word = combine_tiles(highest, totals, i), targets[i]
+    rows, tiles = len(targets), len(totals)
+    top, total = highest[0].copy(), np.zeros(rows)
+    for k in range(1, tiles):
+        for i in range(rows):
+            top[i] = larger(top[i], highest[k, i])
+    for k in range(tiles):
+        for i in range(rows):
+            highest[k, i] = exp(highest[k, i] - top[i])
+            total[i] += totals[k, i] * highest[k, i]
+    for i in range(rows):
+        normalizer, word = top[i] + np.log(total[i]), targets[i]
         losses[i] = normalizer - bias[word] - inner_product(hidden[i], weight[word]) if word >= 0 else 0
-        slope = scale * (1 + 2 * penalty * normalizer)
-        for k in range(len(totals)):
-            totals[k, i] = slope * np.exp(highest[k, i] - normalizer)
+        top[i] = scale * (1 + 2 * penalty * normalizer) / total[i]
+    for k in range(tiles):
+        for i in range(rows):
+            totals[k, i] = top[i] * highest[k, i]
 
 
 @inner()
@@ -581,69 +538,44 @@ def sum_of_shares(partial, i, j):
 
 
 @kernel(blas=True)
-def output_gradients(
-    hidden,
-    weight,
-    targets,
-    all_words,
-    smoothing,
-    scale,
-    beta,
-    tiles,
-    factors,
-    products,
-    partial,
-    d_weight,
-    d_bias,
-    threads,
-    t,
-):
+def output_gradients(hidden, weight, targets, hit, spread, beta, tiles, factors, partial, d_weight, d_bias, threads, t):
     """Compute the gradients of the output layer for `Backend.output_gradients`, and parts of those of the hidden outputs.
 
-    hidden (B, H), weight (V, H), targets (B,), all_words, which is the number of words of the softmax, tiles (tiles, B, TILE) of
-    `softmax_tiles`, factors (N, B) of `finish_softmax` -> d_weight (V, H) and d_bias (V,), added to ``beta`` times their content;
-    partial (threads, B, H), overwritten. products (threads, B, H) is scratch memory.
+    With the softmax p and the smoothed target q, the gradient of the logits is dz = scale ((1 + 2 penalty log Z) p - q). With the
+    weights U and the hidden outputs f, dU = dz^T f and df = dz U. The term with p is the exponentials of `softmax_tiles` times a
+    factor for each row of a tile; that with q is ``spread`` at all words, and in addition ``hit`` at the target.
+
+    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, TILE) of `softmax_tiles`, overwritten by dz, factors (N, B) of
+    `finish_softmax` -> d_weight (V, H) and d_bias (V,), added to ``beta`` times their content; partial (threads, B, H),
+    overwritten.
     """
-    words, rows = len(weight), len(hidden)
-    hit = scale * (1 - smoothing)
-    spread = scale * smoothing / all_words
     first, last = share(len(tiles), threads, t)
-    for i in range(rows):
-        clear(partial[t, i])
+    if first == last:
+        for i in range(len(hidden)):
+            clear(partial[t, i])
     for k in range(first, last):
-        low, high = k * TILE, min((k + 1) * TILE, words)
-        tile_gradients(
-            hidden,
-            weight,
-            targets,
-            low,
-            high,
-            tiles[k],
-            factors[k],
-            hit,
-            spread,
-            beta,
-            products[t],
-            partial[t],
-            d_weight,
-            d_bias,
-        )
+        low, high = k * TILE, min((k + 1) * TILE, len(weight))
+        tile, d_bias_part = tiles[k], d_bias[low:high]
+        if beta == 0:
+            clear(d_bias_part)
+        for i in range(len(hidden)):
+            exp_to_slopes(tile[i], factors[k, i], spread, d_bias_part)
+            word = targets[i]
+            if low <= word < high:
+                tile[i, word - low] -= hit
+                d_bias[word] -= hit
+        slopes = tile[:, : high - low]
+        gemm(slopes, weight[low:high], partial[t], False, False, 0.0 if k == first else 1.0)
+        gemm(slopes, hidden, d_weight[low:high], True, False, beta)
 
 
 @kernel()
-def hidden_gradients(weight, targets, all_words, weight_sum, smoothing, scale, partial, d_hidden, threads, t):
-    """Compute d_hidden (B, H) of `Backend.output_gradients` from partial (parts, B, H) of `output_gradients`.
-
-    weight (V, H), targets (B,), weight_sum (H,), which is the sum of the rows of weight if there is smoothing.
-    """
-    hit = scale * (1 - smoothing)
-    spread = scale * smoothing / all_words
-    low, high = share(len(d_hidden), threads, t)
+def add_shares(partial, total, threads, t):
+    """Compute total (B, H), the sum of partial (parts, B, H) over its parts."""
+    low, high = share(len(total), threads, t)
     for i in range(low, high):
-        word = targets[i]
-        for j in range(d_hidden.shape[1]):
-            pull = hit * weight[word, j] if word >= 0 else 0.0
-            d_hidden[i, j] = sum_of_shares(partial, i, j) - pull - spread * weight_sum[j]
+        for j in range(total.shape[1]):
+            total[i, j] = sum_of_shares(partial, i, j)
 
 
 @kernel()
