@@ -87,6 +87,9 @@ class TrainingSettings(Settings):
     (Bengio & Senécal 2008; Jean et al. 2015, section 3.2). ``nce`` is noise-contrastive estimation (Mnih & Teh 2012). The cost of
     the latter two does not grow with the vocabulary.
 
+    ``adversarial``: the noise lowers the score of the target in training by ``adversarial`` times the norms of its output weights
+    and of the hidden outputs, so that the target must win by a margin (Wang et al. 2019). Reported losses are without noise.
+
     ``self_normalise``: see Devlin et al. 2014. It is not for ``nce``, which makes scores approximately normalized anyway.
     """
 
@@ -113,6 +116,13 @@ class TrainingSettings(Settings):
     clip: Annotated[float, Meta(ge=0, description="Maximum norm of the gradient; 0 for no clipping.")] = 1.0
     smoothing: Annotated[
         Fraction, Meta(description="Label smoothing: share of the target's probability that is spread over all words.")
+    ] = 0.0
+    adversarial: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Adversarial noise on the output weights of the target, relative to their norm, for exact and sampled.",
+        ),
     ] = 0.0
     loss: Annotated[
         LossName,

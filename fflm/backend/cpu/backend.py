@@ -179,6 +179,8 @@ class CpuBackend:
         d_weight: Array,
         d_bias: Array,
         part: SoftmaxPart | None = None,
+        *,
+        adversarial: float = 0.0,
     ) -> None:
         rows, count, number = len(hidden), -(-len(weight) // kernels.TILE), hidden.dtype.type
         statistics = self._statistics(count, rows, hidden.dtype, part)
@@ -187,6 +189,9 @@ class CpuBackend:
         threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
         products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
         kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics[:, :count], threads)
+        if adversarial:
+            noise, few = self._borrow("noise", (3, rows), hidden.dtype), self._shares(hidden.size)
+            kernels.lower_targets(hidden, weight, targets, number(adversarial), tiles, statistics[1], noise, few)
         _add_other_parts(statistics, count, part)
         words = len(weight) if part is None else part.words
         sizes = number(smoothing), number(scale)
@@ -195,6 +200,8 @@ class CpuBackend:
             hidden, weight, targets, words, *sizes, beta, tiles, statistics[1], *products, d_weight, d_bias, threads
         )
         kernels.hidden_gradients(weight, targets, words, weight_sum, *sizes, products[1], d_hidden, threads)
+        if adversarial:
+            kernels.finish_noise(hidden, targets, words, *sizes, statistics[1], noise, losses, d_hidden, few)
 
     def _statistics(self, count: int, rows: int, dtype: Any, part: SoftmaxPart | None) -> Array:
         """Return memory (2, N, B) for the results of `kernels.softmax_tiles`: N is one for each tile, and for each other part."""
