@@ -101,8 +101,9 @@ def train(
 
     Notes
     -----
-    ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. One value stands
-    for a list of one, as in ``hidden=100``.
+    ``window``, ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. There
+    are then direct connections if the output weights are tied, and ``adversarial`` is 0.01 unless the loss is ``nce``. One value
+    stands for a list of one, as in ``hidden=100``.
     """
     if members > 1:
         ensemble = start_ensemble(inputs, path, members=members, **options)

@@ -11,8 +11,12 @@ OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
 LossName = Literal["exact", "sampled", "nce"]
 ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
 
-AUTOMATIC = ("window", "averages", "batch_size", "epochs", "loss")
-"""Settings of a language model that are chosen by the size of the text if they are None, or not given."""
+_SIZE = "the size of the text"
+AUTOMATIC = dict.fromkeys(("window", "averages", "batch_size", "epochs", "loss"), _SIZE) | {
+    "direct": "whether the output weights are tied",
+    "adversarial": "the loss: 0.01 unless it is nce",
+}
+"""What determines settings of a language model that are None, or not given."""
 
 Vectors: TypeAlias = Annotated[
     PathLike | None,
@@ -46,7 +50,8 @@ Preset: TypeAlias = Annotated[
     Literal["default", "quick", "best", "bengio2003"],
     Meta(
         description="Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, "
-        "embedding 64, hidden 128, dropout 0.1, embedding dropout 0.1, epochs 3, rate 0.004. best is a larger network that "
+        "embedding 64, hidden 128, no direct connections, dropout 0.1, embedding dropout 0.1, no adversarial noise, epochs 3, "
+        "rate 0.004. best is a larger network that "
         "trains for hours: hidden 1024, dropout 0.6, embedding dropout 0.3, weight decay 0.4, epochs 10. "
         "bengio2003 is the network of Bengio et al. 2003 with its training, word by word: "
         "window 4, embedding 60, 50 units of tanh, direct connections, sgd."

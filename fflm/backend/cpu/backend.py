@@ -201,7 +201,8 @@ class CpuBackend:
         )
         kernels.hidden_gradients(weight, targets, words, weight_sum, *sizes, products[1], d_hidden, threads)
         if adversarial:
-            kernels.finish_noise(hidden, targets, words, *sizes, statistics[1], noise, losses, d_hidden, few)
+            subtracted = scale * (1 - smoothing) + scale * smoothing / words
+            kernels.finish_noise(hidden, targets, number(subtracted), statistics[1], noise, losses, d_hidden, few)
 
     def _statistics(self, count: int, rows: int, dtype: Any, part: SoftmaxPart | None) -> Array:
         """Return memory (2, N, B) for the results of `kernels.softmax_tiles`: N is one for each tile, and for each other part."""

@@ -434,19 +434,18 @@ def lower_targets(hidden, weight, targets, adversarial, tiles, totals, noise, th
 
 
 @kernel()
-def finish_noise(hidden, targets, all_words, smoothing, scale, factors, noise, losses, d_hidden, threads, t):
+def finish_noise(hidden, targets, subtracted, factors, noise, losses, d_hidden, threads, t):
     """Add to d_hidden (B, H) the gradient of the noise of `lower_targets`, and take the noise out of losses (B,).
 
-    hidden (B, H), targets (B,), all_words as for `output_gradients`, factors (at least tiles, B) of `finish_softmax`, and noise
-    (3, B).
+    hidden (B, H), targets (B,), factors (at least tiles, B) of `finish_softmax`, noise (3, B). The gradient of the score of a
+    target is the difference of exponential times factor and ``subtracted``.
     """
     low, high = share(len(targets), threads, t)
     for i in range(low, high):
         word = targets[i]
         if word < 0:
             continue
-        slope = factors[word // TILE, i] * noise[2, i] - scale * (1 - smoothing) - scale * smoothing / all_words
-        pull = slope * noise[1, i]
+        pull = (factors[word // TILE, i] * noise[2, i] - subtracted) * noise[1, i]
         for j in range(hidden.shape[1]):
             d_hidden[i, j] -= pull * hidden[i, j]
         # The loss is log Z' - s with the score s, where Z' lacks e^s (1 - e^-margin).

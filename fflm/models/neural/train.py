@@ -57,8 +57,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "averages": (20,),
         "embedding": 64,
         "hidden": (128,),
+        "direct": False,
         "dropout": 0.1,
         "embedding_dropout": 0.1,
+        "adversarial": 0.0,
         "epochs": 3,
         "rate": 4e-3,
     },
@@ -87,6 +89,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decay": 1e-8,
         "weight_decay": 1e-4,
         "clip": 0.0,
+        "adversarial": 0.0,
         "loss": "exact",
     },
 }
@@ -105,6 +108,11 @@ def default_batch_size(words: int, vocabulary: int) -> int:
 def default_loss(vocabulary: int) -> LossName:
     """Return the loss to train with: over a sample where a vocabulary is so large that the sample saves much."""
     return "sampled" if vocabulary > 16 * TrainingSettings.samples else "exact"
+
+
+def default_adversarial(loss: LossName) -> float:
+    """Return the strength of adversarial noise, which lowers the perplexity of a softmax on other text."""
+    return 0.0 if loss == "nce" else 0.01
 
 
 def default_window(averages: tuple[int, ...]) -> int:
@@ -205,7 +213,7 @@ def network_settings(fields: dict[str, Any], embeddings: bool = False) -> tuple[
 
     ``embeddings`` says whether the initial embeddings are given, so that they can be frozen.
 
-    The vocabulary and the settings that the third value names depend on the text: `resolve_settings` fills them in.
+    The vocabulary and the settings that the third value names depend on the text or on others: `resolve_settings` fills them in.
     """
     automatic = [name for name in AUTOMATIC if fields.get(name) is None]
     for name in automatic:
@@ -224,7 +232,7 @@ def network_settings(fields: dict[str, Any], embeddings: bool = False) -> tuple[
 def resolve_settings(
     config: NetworkConfig, settings: TrainingSettings, automatic: Sequence[str], corpus: Corpus
 ) -> tuple[NetworkConfig, TrainingSettings]:
-    """Fill in what depends on the text, after `network_settings`."""
+    """Fill in what depends on the text and on other settings, after `network_settings`."""
     words, vocabulary = corpus.parts["train"].tokens, len(corpus.vocabulary)
     config = dataclasses.replace(config, vocabulary=vocabulary)
     if "averages" in automatic:
@@ -235,6 +243,10 @@ def resolve_settings(
         settings = dataclasses.replace(settings, batch_size=default_batch_size(words, vocabulary))
     if "loss" in automatic and not config.bands:
         settings = dataclasses.replace(settings, loss=default_loss(vocabulary))
+    if "direct" in automatic:  # with output weights of their own, they would add many weights for each word
+        config = dataclasses.replace(config, direct=config.tied)
+    if "adversarial" in automatic:
+        settings = dataclasses.replace(settings, adversarial=default_adversarial(settings.loss))
     if "epochs" in automatic:
         settings = dataclasses.replace(settings, epochs=default_epochs(words))
     return config, settings

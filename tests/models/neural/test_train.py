@@ -228,6 +228,14 @@ def test_default_context_depends_on_text_size(text):
         assert (config.window, config.averages) == (window, averages)
 
 
+def test_direct_connections_depend_on_tied_weights_and_noise_on_the_loss(text):
+    cases = [({}, True, 0.01), ({"tied": False}, False, 0.01), ({"loss": "nce"}, True, 0.0)]
+    cases.append(({"direct": False, "adversarial": 0.2}, False, 0.2))
+    for given, direct, adversarial in cases:
+        trainer = start_session([text], Path("text.model"), overwrite=True, **given, **TINY).trainer
+        assert (trainer.network.config.direct, trainer.settings.adversarial) == (direct, adversarial)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_set_defaults(preset, text):
     run = start_session([text], Path("own.model"), preset=preset, hidden=(7,))
