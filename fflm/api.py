@@ -102,8 +102,8 @@ def train(
     Notes
     -----
     ``window``, ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. There
-    are then direct connections if the output weights are tied, and ``adversarial`` is 0.01 unless the loss is ``nce``. One value
-    stands for a list of one, as in ``hidden=100``.
+    are then direct connections if the output weights are tied, and ``adversarial`` is 0.01, but 0 for the loss ``nce`` and with a
+    teacher. One value stands for a list of one, as in ``hidden=100``.
     """
     if members > 1:
         ensemble = start_ensemble(inputs, path, members=members, **options)

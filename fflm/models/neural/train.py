@@ -173,6 +173,8 @@ def start_session(
     elif extend_vocabulary:
         raise SettingsError("there is no vocabulary to extend: give the model to start from (`initial`)")
     fields = PRESETS[preset] | (base.fields() if base else {}) | fields
+    if teacher is not None and fields.get("adversarial") is None:
+        fields["adversarial"] = 0.0  # the noise would hinder the student from predicting what the teacher does
     source = text_source(inputs, fields)
     if base:
         source = base.source(source)
