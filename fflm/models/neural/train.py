@@ -120,14 +120,23 @@ def default_window(averages: tuple[int, ...]) -> int:
     return 4 if averages else 8
 
 
+SMALL = 300_000
+"""The number of words up to which a text is learned by heart through more inputs or weights; a network for a larger one gains."""
+
+
 def default_averages(words: int) -> tuple[int, ...]:
-    """Return the averages that a network for a text sees: a small text is learned by heart through them, a larger one gains."""
-    return (4, 16, 64, 256) if words > 300_000 else ()
+    """Return the averages that a network for a text sees."""
+    return (4, 16, 64, 256) if words > SMALL else ()
+
+
+def default_direct(words: int, tied: bool) -> bool:
+    """Return whether there are direct connections. To output weights that are not tied they would be many for each word."""
+    return tied and words > SMALL
 
 
 def default_epochs(words: int) -> int:
     """Return how many passes over a text are worth their time: the larger it is, the fewer."""
-    return next((epochs for epochs, most in ((10, 300_000), (6, 1_000_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
+    return next((epochs for epochs, most in ((10, SMALL), (6, 1_000_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
 
 
 @checked
@@ -245,8 +254,8 @@ def resolve_settings(
         settings = dataclasses.replace(settings, batch_size=default_batch_size(words, vocabulary))
     if "loss" in automatic and not config.bands:
         settings = dataclasses.replace(settings, loss=default_loss(vocabulary))
-    if "direct" in automatic:  # with output weights of their own, they would add many weights for each word
-        config = dataclasses.replace(config, direct=config.tied)
+    if "direct" in automatic:
+        config = dataclasses.replace(config, direct=default_direct(words, config.tied))
     if "adversarial" in automatic:
         settings = dataclasses.replace(settings, adversarial=default_adversarial(settings.loss))
     if "epochs" in automatic:
