@@ -29,7 +29,12 @@ VARIANTS = {
     "window 8, averages of 10, 30, 90 and 270": "--window 8 --averages 10,30,90,270",
     "window 3, averages of 2, 4, 8, ..., 256": "--window 3 --averages 2,4,8,16,32,64,128,256",
     "two residual layers of 512": "--hidden 512,512 --residual",
+    "no direct connections": "--no-direct",
+    "a normalized hidden layer": "--residual",
+    "no adversarial noise": "--adversarial 0",
+    "adversarial noise of 0.03": "--adversarial 0.03",
     "dropout 0.5": "--dropout 0.5",
+    "dropout 0.5, of the input 0.25": "--dropout 0.5 --embedding-dropout 0.25",
     "weight decay 0.4": "--weight-decay 0.4",
     "the exact loss in the last 15% of the steps": "--exact-end 0.15",
 }

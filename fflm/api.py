@@ -101,8 +101,9 @@ def train(
 
     Notes
     -----
-    ``averages``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are None. One value stands
-    for a list of one, as in ``hidden=100``.
+    ``window``, ``averages``, ``direct``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are
+    None, but there are no direct connections to output weights that are not tied. ``adversarial`` is then 0.01, but 0 for the
+    loss ``nce`` and with a teacher. One value stands for a list of one, as in ``hidden=100``.
     """
     if members > 1:
         ensemble = start_ensemble(inputs, path, members=members, **options)

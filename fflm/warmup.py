@@ -36,7 +36,7 @@ _SMALL: dict[str, Any] = {"window": 2, "embedding": 2, "hidden": (2,), "epochs":
 """Settings of all language models, which train in no time."""
 
 _NETWORKS = (
-    {"averages": (3,), "patience": 0, "smoothing": 0.1, "self_normalise": 0.1},
+    {"averages": (3,), "patience": 0, "smoothing": 0.1, "self_normalise": 0.1, "adversarial": 0.1},
     {"loss": "sampled", "samples": 2, "exact_end": 0.5, "epochs": 2},
     {"loss": "nce", "samples": 2, "optimizer": "adagrad"},
     {"tied": False, "bands": (3, 5), "optimizer": "rmsprop"},

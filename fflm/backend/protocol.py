@@ -302,6 +302,8 @@ class Backend(Protocol):
         d_weight: Array,
         d_bias: Array,
         part: SoftmaxPart | None = None,
+        *,
+        adversarial: float = 0.0,
     ) -> None:
         """Compute the forward and the backward pass of a softmax output layer in one operation.
 
@@ -310,6 +312,10 @@ class Backend(Protocol):
         the exponentials of the logits (Devlin et al. 2014, section 2.4). The losses are -log p(target), without smoothing,
         penalty and scale. If the words are a ``part`` of those of a softmax, as for `output_losses`, d_hidden is a part of the
         sum, too.
+
+        The objective is that with adversarial noise on the weights of the target (Wang et al. 2019, section 3): the noise of the
+        norm r = ``adversarial`` |weight_target| that makes the objective largest has the direction of -hidden, so that it lowers
+        the score of the target by r |hidden|. The gradients are those with r constant. The losses are without noise.
 
         hidden (B, H), weight (V, H), bias (V,), targets (B,) int32 -> losses (B,), nats, and d_hidden (B, H), both overwritten;
         d_weight (V, H) and d_bias (V,), added to ``beta`` times their content.

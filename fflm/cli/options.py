@@ -240,7 +240,7 @@ def network_options(command: Command) -> Command:
     from fflm.network.config import NetworkConfig
 
     fields = parameters(NetworkConfig, "input", "numbers", "outputs", "output")
-    return add_options([_field_by_size(NetworkConfig, name) for name in fields], command)
+    return add_options([_field_of_model(NetworkConfig, name) for name in fields], command)
 
 
 def training_options(command: Command) -> Command:
@@ -248,7 +248,7 @@ def training_options(command: Command) -> Command:
     from fflm.training.settings import TrainingSettings
 
     options = [
-        *(_field_by_size(TrainingSettings, name) for name in parameters(TrainingSettings, "frozen", "seed")),
+        *(_field_of_model(TrainingSettings, name) for name in parameters(TrainingSettings, "frozen", "seed")),
         save_every_option,
         field_option(TrainingSettings, "seed"),
         threads_option,
@@ -258,13 +258,13 @@ def training_options(command: Command) -> Command:
     return add_options(options, command)
 
 
-def _field_by_size(of: type, name: str) -> Callable[[Command], Command]:
-    """Return the option for a setting of a language model; the default of some depends on the size of the text."""
+def _field_of_model(of: type, name: str) -> Callable[[Command], Command]:
+    """Return the option for a setting of a language model; the default of some depends on the text or on other settings."""
     from fflm.training.settings import AUTOMATIC
 
     if name not in AUTOMATIC:
         return field_option(of, name)
-    return field_option(of, name, default=None, by="the size of the text")
+    return field_option(of, name, default=None, by=AUTOMATIC[name])
 
 
 def add_options(options: Iterable[Callable[[Any], Any]], command: Command) -> Command:

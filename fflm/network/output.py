@@ -42,6 +42,9 @@ class Objective:
         A function that predicts a slice of the B rows of the batch by the networks of a teacher. It yields, for each of them, the
         share of the target's probability that its distribution takes, and log p of the words, (rows, V), on the device. None if
         the target keeps its probability. It is neither for smoothing, nor for `noise`, nor for an adaptive softmax.
+    adversarial
+        Norm of the adversarial noise on the weights of the target, relative to that of the weights (Wang et al. 2019). Not for
+        `noise`. The change by a teacher is that of scores without this noise.
     """
 
     smoothing: float = 0.0
@@ -49,6 +52,7 @@ class Objective:
     noise: Array | None = None
     offsets: Array | None = None
     teacher: Callable[[slice], Iterable[tuple[float, Array]]] | None = None
+    adversarial: float = 0.0
 
     def padded(self, words: int) -> "Objective":
         """Return the objective for a sample of more words, whose additional words have no effect: (V,) becomes (words,).
@@ -187,7 +191,8 @@ def output_gradients(
     if objective.noise is not None:
         backend.nce_gradients(*layer, backend.upload(objective.noise), scale, beta, *results)
         return d_hidden
-    backend.output_gradients(*layer, objective.smoothing, objective.penalty, scale, beta, *results, partition)
+    numbers = objective.smoothing, objective.penalty, scale, beta
+    backend.output_gradients(*layer, *numbers, *results, partition, adversarial=objective.adversarial)
     if partition:
         partition.sum(d_hidden)
     if beta == 0:
@@ -249,7 +254,8 @@ def _band_gradients(
     hidden, inputs, places = layer
     losses, d_inputs = backend.empty((len(hidden), 1), hidden.dtype), backend.empty(inputs.shape, inputs.dtype)
     results = losses.reshape(-1), d_inputs, d_band.weight, d_band.bias
-    backend.output_gradients(inputs, band.weight, band.bias, places, objective.smoothing, objective.penalty, scale, 1.0, *results)
+    numbers = objective.smoothing, objective.penalty, scale, 1.0
+    backend.output_gradients(inputs, band.weight, band.bias, places, *numbers, *results, adversarial=objective.adversarial)
     return losses, project_backward(backend, band.projection, hidden, inputs, d_inputs, 1.0, d_band.projection)
 
 

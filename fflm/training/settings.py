@@ -11,8 +11,12 @@ OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
 LossName = Literal["exact", "sampled", "nce"]
 ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
 
-AUTOMATIC = ("window", "averages", "batch_size", "epochs", "loss")
-"""Settings of a language model that are chosen by the size of the text if they are None, or not given."""
+_SIZE = "the size of the text"
+AUTOMATIC = dict.fromkeys(("window", "averages", "batch_size", "epochs", "loss"), _SIZE) | {
+    "direct": f"{_SIZE}, and only with tied output weights",
+    "adversarial": "the loss: 0.01, but 0 for nce and with a teacher",
+}
+"""What determines settings of a language model that are None, or not given."""
 
 Vectors: TypeAlias = Annotated[
     PathLike | None,
@@ -46,7 +50,8 @@ Preset: TypeAlias = Annotated[
     Literal["default", "quick", "best", "bengio2003"],
     Meta(
         description="Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, "
-        "embedding 64, hidden 128, dropout 0.1, embedding dropout 0.1, epochs 3, rate 0.004. best is a larger network that "
+        "embedding 64, hidden 128, no direct connections, dropout 0.1, embedding dropout 0.1, no adversarial noise, epochs 3, "
+        "rate 0.004. best is a larger network that "
         "trains for hours: hidden 1024, dropout 0.6, embedding dropout 0.3, weight decay 0.4, epochs 10. "
         "bengio2003 is the network of Bengio et al. 2003 with its training, word by word: "
         "window 4, embedding 60, 50 units of tanh, direct connections, sgd."
@@ -87,6 +92,9 @@ class TrainingSettings(Settings):
     (Bengio & Senécal 2008; Jean et al. 2015, section 3.2). ``nce`` is noise-contrastive estimation (Mnih & Teh 2012). The cost of
     the latter two does not grow with the vocabulary.
 
+    ``adversarial``: the noise lowers the score of the target in training by ``adversarial`` times the norms of its output weights
+    and of the hidden outputs, so that the target must win by a margin (Wang et al. 2019). Reported losses are without noise.
+
     ``self_normalise``: see Devlin et al. 2014. It is not for ``nce``, which makes scores approximately normalized anyway.
     """
 
@@ -113,6 +121,13 @@ class TrainingSettings(Settings):
     clip: Annotated[float, Meta(ge=0, description="Maximum norm of the gradient; 0 for no clipping.")] = 1.0
     smoothing: Annotated[
         Fraction, Meta(description="Label smoothing: share of the target's probability that is spread over all words.")
+    ] = 0.0
+    adversarial: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Adversarial noise on the output weights of the target, relative to their norm, for exact and sampled.",
+        ),
     ] = 0.0
     loss: Annotated[
         LossName,

@@ -161,8 +161,11 @@ class Trainer:
         self.settings = settings
         self.communicator: Communicator = network.backend.connect(communicator)
         self.rows = SINGLE_PROCESS if network.partition else self.communicator
-        if network.config.output != "softmax" and (settings.loss, settings.smoothing, settings.self_normalise) != ("exact", 0, 0):
-            raise SettingsError("a sampled loss, smoothing and self-normalization are of a softmax: leave them out")
+        special = settings.loss != "exact" or settings.smoothing or settings.self_normalise or settings.adversarial
+        if network.config.output != "softmax" and special:
+            raise SettingsError(
+                "a sampled loss, smoothing, self-normalization and adversarial noise are of a softmax: leave them out"
+            )
         if teacher and (settings.loss == "nce" or settings.smoothing or network.config.bands or network.partition):
             raise SettingsError("a teacher needs one softmax without smoothing: leave out `smoothing`, `bands`, and the loss nce")
         self.teacher = teacher
@@ -485,13 +488,14 @@ class Trainer:
     def _objective(self, targets: Array, step: int) -> tuple[Objective, Array | None]:
         """Return the objective of a step, and the words (R,) over which its softmax is computed, or None for all words."""
         settings, dtype = self.settings, self.parameters.dtype
+        exact = Objective(settings.smoothing, settings.self_normalise, adversarial=settings.adversarial)
         if settings.loss == "exact" or step >= round((1 - settings.exact_end) * self.steps):
-            return Objective(settings.smoothing, settings.self_normalise), None
+            return exact, None
         sample = self._sampler.draw(targets, step)
         if settings.loss == "nce":
             return Objective(noise=sample.draws.astype(dtype), offsets=-sample.log_draws.astype(dtype)), sample.words
         offsets = -sample.log_chances.astype(dtype)
-        return Objective(settings.smoothing, settings.self_normalise, offsets=offsets), sample.words
+        return dataclasses.replace(exact, offsets=offsets), sample.words
 
     def _check(self, loss: float, exact: bool) -> None:
         """Update the moving average of the loss by the mean loss of a batch; raise a DivergedError if training has diverged."""

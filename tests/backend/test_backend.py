@@ -327,7 +327,9 @@ def output_layer(generator: np.random.Generator, rows: int, words: int, size: in
     return [hidden, weight, normal(generator, words, dtype=dtype), targets]
 
 
-def check_output_layer(layer: list[np.ndarray], smoothing: float, penalty: float, scale: float, beta: float) -> None:
+def check_output_layer(
+    layer: list[np.ndarray], smoothing: float, penalty: float, scale: float, beta: float, adversarial: float = 0.0
+) -> None:
     """Compare the losses, log-probabilities and gradients of an output layer with the reference."""
     hidden, weight, bias, targets = layer
     dtype, generator = hidden.dtype, np.random.default_rng(1)
@@ -345,11 +347,12 @@ def check_output_layer(layer: list[np.ndarray], smoothing: float, penalty: float
     BACKEND.log_probabilities(hidden, weight, bias, logs)
     assert_close(logs, reference.log_probabilities(*exact[:3]), SOFTMAX[dtype], unit=1.0)
 
-    expected = reference.output_gradients(*exact, smoothing, penalty, scale)
+    expected = reference.output_gradients(*exact, smoothing, penalty, scale, adversarial=adversarial)
     losses, d_hidden = np.full_like(losses, np.nan), np.full_like(hidden, np.nan)
     d_weight, d_bias = previous_contents(weight, beta, generator), previous_contents(bias, beta, generator)
     before = as_float64(d_weight, d_bias) if beta else (0, 0)
-    BACKEND.output_gradients(*layer, smoothing, penalty, scale, beta, losses, d_hidden, d_weight, d_bias)
+    results = losses, d_hidden, d_weight, d_bias
+    BACKEND.output_gradients(*layer, smoothing, penalty, scale, beta, *results, adversarial=adversarial)
     assert_close(losses, expected_losses, SOFTMAX[dtype], unit=1.0)
     assert_close(d_hidden, expected[0], SOFTMAX[dtype], unit=scale)
     assert_close(d_weight, before[0] + expected[1], SOFTMAX[dtype], unit=scale)
@@ -365,6 +368,20 @@ def test_output_layer(
     if device == "ptx" and ((smoothing > 0) + (penalty > 0) + (beta > 0)) % 2:
         pytest.skip("every pair of these numbers is tested, which is enough on a device on which each case takes long")
     check_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), smoothing, penalty, 1 / sizes[0], beta)
+
+
+@pytest.mark.parametrize("sizes", OUTPUT_SIZES, ids=str)
+def test_output_layer_with_adversarial_noise(sizes: tuple[int, int, int], dtype: np.dtype) -> None:
+    check_output_layer(output_layer(np.random.default_rng(0), *sizes, dtype), 0.1, 0.2, 1 / sizes[0], 1.0, 0.1)
+
+
+@pytest.mark.parametrize("size", [0.0, 80.0])
+def test_adversarial_noise_with_large_scores_and_without_hidden_outputs(size: float, dtype: np.dtype) -> None:
+    words = TILE + 6
+    weight, targets = np.full((words, 1), -1, dtype), np.array([0, words - 1], np.int32)
+    weight[targets] = 1
+    hidden, bias = np.full((2, 1), size, dtype), np.zeros(words, dtype)
+    check_output_layer([hidden, weight, bias, targets], 0.0, 0.0, 1.0, 0.0, 0.01)
 
 
 @pytest.mark.slow

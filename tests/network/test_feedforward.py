@@ -45,7 +45,7 @@ def compute_gradients(
     if case["teacher"]:
         logs = reference.teachers(len(targets), WORDS).astype(dtype)
         teacher = lambda rows: ((case["teacher"] / 2, np.ascontiguousarray(each[rows])) for each in logs)  # noqa: E731
-    objective = Objective(case["smoothing"], case["penalty"], noise, teacher=teacher)
+    objective = Objective(case["smoothing"], case["penalty"], noise, teacher=teacher, adversarial=case["adversarial"])
     numbers = network.backend.place(StepNumbers(STEP))
     network.gradients(parameters, contexts, targets, gradients, losses, objective=objective, seed=SEED, numbers=numbers)
     return gradients, losses

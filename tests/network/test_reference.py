@@ -14,15 +14,19 @@ SEED, STEP = 5, 7
 
 def check_gradients(name: str, gradients: dict[str, np.ndarray]) -> None:
     """Compare gradients of a case with finite differences of its objective."""
-    parameters, contexts, targets = reference.batch(CASES[name])
-    gradcheck.check(lambda: reference.objective(parameters, contexts, targets, CASES[name], SEED, STEP), parameters, gradients)
+    case = CASES[name]
+    parameters, contexts, targets = reference.batch(case)
+    norms = None
+    if case["adversarial"]:  # the norms of the noise count as constants
+        norms = reference.radii(reference.softmax_weight(parameters), targets, case["adversarial"])
+    gradcheck.check(lambda: reference.objective(parameters, contexts, targets, case, SEED, STEP, norms), parameters, gradients)
 
 
 def gradients_of(name: str) -> dict[str, np.ndarray]:
     return reference.network_gradients(*reference.batch(CASES[name]), CASES[name], SEED, STEP)
 
 
-QUICK = {"tanh", "teacher", "everything", "averages", "noise", "tied, direct", "one band, direct, penalty"}
+QUICK = {"tanh", "teacher", "adversarial", "everything", "averages", "noise", "tied, direct", "one band, direct, penalty"}
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
@@ -90,6 +94,11 @@ MISTAKES = {
     "residual sum missing": ("residual", "normalize_backward", lambda values, d: np.zeros_like(d)),
     "penalty missing": ("penalty", "log_normalizers", lambda hidden, weight, bias: np.zeros(len(hidden))),
     "noise counted once": ("noise", "noise", lambda case: np.ones(case["vocabulary"])),
+    "gradient of noise missing": (
+        "adversarial",
+        "radii",
+        lambda weight, targets, adversarial: np.zeros(len(targets)),
+    ),
     "smoothing missing": ("smoothing", "smoothed_targets", lambda targets, words, smoothing: np.eye(words)[targets]),
 }
 

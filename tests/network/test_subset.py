@@ -16,7 +16,7 @@ from fflm.network.subset import Subset, frame, put, take
 SEED, STEP = 3, 11
 
 
-@pytest.mark.parametrize("name", ["tanh", "tied, projected", "tied, direct", "averages", "everything", "noise", "noise, tied"])
+@pytest.mark.parametrize("name", ["tanh", "tied, direct", "averages", "everything", "adversarial, tied", "noise", "noise, tied"])
 def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
     case = reference.CASES[name]
     arrays, contexts, targets = reference.batch(case)
@@ -33,7 +33,7 @@ def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
     offsets = np.linspace(-1, 1, len(words)).astype(dtype)
     smaller = {**case, "vocabulary": len(words)}
     noise = reference.noise(smaller).astype(dtype) if case["noise"] else None
-    objective = Objective(case["smoothing"], case["penalty"], noise, offsets)
+    objective = Objective(case["smoothing"], case["penalty"], noise, offsets, adversarial=case["adversarial"])
     losses = np.empty(len(targets), dtype)
     numbers = network.backend.place(StepNumbers(STEP))
     network.gradients(part, subset.contexts, subset.targets, gradients, losses, objective=objective, seed=SEED, numbers=numbers)

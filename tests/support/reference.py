@@ -30,13 +30,14 @@ PLAIN = {
     "penalty": 0.0,
     "noise": False,
     "teacher": 0.0,
+    "adversarial": 0.0,
     "input": "window",
     "numbers": 0,
     "outputs": None,
     "output": "softmax",
 }
 
-OBJECTIVE = {"smoothing", "penalty", "noise", "teacher"}
+OBJECTIVE = {"smoothing", "penalty", "noise", "teacher", "adversarial"}
 """The entries of a case that are not fields of `NetworkConfig`."""
 
 CASES = {
@@ -64,6 +65,8 @@ CASES = {
     "noise": {"noise": True},
     "noise, tied": {"noise": True, "tied": True, "direct": True},
     "teacher": {"teacher": 0.4, "penalty": 0.1, "tied": True, "dropout": 0.3},
+    "adversarial": {"adversarial": 0.1, "smoothing": 0.1, "penalty": 0.2, "dropout": 0.3},
+    "adversarial, tied": {"adversarial": 0.1, "tied": True},
     "averages": {"averages": (1, 4)},
     "averages, tied": {"averages": (3,), "tied": True, "window": 1, "embedding_dropout": 0.2},
     "bands": {"bands": (4, 7), "hidden": (20,)},
@@ -292,13 +295,27 @@ def log_normalizers(hidden, weight, bias):
     return np.logaddexp.reduce(hidden @ weight.T + bias, axis=1)
 
 
-def output_gradients(hidden, weight, bias, targets, smoothing, penalty, scale, teacher=0.0):
+def radii(weight, targets, adversarial):
+    """Return the norms (B,) of adversarial noise on the weights of the targets."""
+    return adversarial * np.linalg.norm(weight[targets], axis=1)
+
+
+def noisy_bias(hidden, bias, targets, norms):
+    """Return the bias of each row (B, V) with the effect of the noise of these norms (B,) that lowers the target's score most."""
+    return bias - np.eye(len(bias))[targets] * (norms * np.linalg.norm(hidden, axis=1))[:, None]
+
+
+def output_gradients(hidden, weight, bias, targets, smoothing, penalty, scale, teacher=0.0, adversarial=0.0):
     """Return d_hidden (B, H), d_weight (V, H), d_bias (V,) of ``scale`` times the sum of cross-entropy and penalty."""
-    probabilities = np.exp(log_probabilities(hidden, weight, bias))
+    norms = radii(weight, targets, adversarial)
+    noisy = noisy_bias(hidden, bias, targets, norms)
+    probabilities = np.exp(log_probabilities(hidden, weight, noisy))
     d_scores = probabilities - taught_targets(targets, len(weight), smoothing, teacher)
-    d_scores += 2 * penalty * log_normalizers(hidden, weight, bias)[:, None] * probabilities
+    d_scores += 2 * penalty * log_normalizers(hidden, weight, noisy)[:, None] * probabilities
     d_scores *= scale
-    return d_scores @ weight, d_scores.T @ hidden, d_scores.sum(0)
+    directions = hidden / np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), 1e-300)
+    pulls = d_scores[np.arange(len(targets)), targets] * norms
+    return d_scores @ weight - pulls[:, None] * directions, d_scores.T @ hidden, d_scores.sum(0)
 
 
 def nce_losses(hidden, weight, bias, targets, noise):
@@ -517,8 +534,8 @@ def network_losses(parameters, contexts, targets, case, seed=0, step=0, *, train
     return losses
 
 
-def objective(parameters, contexts, targets, case, seed=0, step=0):
-    """Return the objective that training minimizes, with dropout.
+def objective(parameters, contexts, targets, case, seed=0, step=0, norms=None):
+    """Return the objective that training minimizes, with dropout; ``norms`` (B,) are those of adversarial noise, if there is any.
 
     It is the mean over the batch of the cross-entropy with smoothed targets, or those of a teacher, and the penalty on
     normalizers, or of the loss of noise-contrastive estimation. An adaptive softmax consists of several softmaxes, each with
@@ -532,6 +549,7 @@ def objective(parameters, contexts, targets, case, seed=0, step=0):
         if case["noise"]:
             total += nce_losses(hidden, weight, bias, places, noise(case)).sum()
             continue
+        bias = bias if norms is None else noisy_bias(hidden, bias, places, norms)
         logs = log_probabilities(hidden, weight, bias)
         total -= (taught_targets(places, len(weight), case["smoothing"], case["teacher"]) * logs).sum()
         total += (case["penalty"] * log_normalizers(hidden, weight, bias) ** 2).sum()
@@ -558,7 +576,15 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
             d_read, d_weight, d_bias = nce_gradients(read, weight, bias, places, noise(case), 1 / len(targets))
         else:
             d_read, d_weight, d_bias = output_gradients(
-                read, weight, bias, places, case["smoothing"], case["penalty"], 1 / len(targets), case["teacher"]
+                read,
+                weight,
+                bias,
+                places,
+                case["smoothing"],
+                case["penalty"],
+                1 / len(targets),
+                case["teacher"],
+                case["adversarial"],
             )
         if band is not None:
             gradients[f"band.{band}.weight"], gradients[f"band.{band}.bias"] = d_weight, d_bias

@@ -31,7 +31,7 @@ SETTINGS = TrainingSettings(epochs=2, batch_size=16, rate=0.01, clip=0.5, patien
 
 CASES = {
     "exact": ({}, {"loss": "exact"}),
-    "sampled": ({}, {"loss": "sampled", "samples": 8, "exact_end": 0.3}),
+    "sampled": ({}, {"loss": "sampled", "samples": 8, "exact_end": 0.3, "adversarial": 0.1}),
     "nce": ({"tied": False}, {"loss": "nce", "samples": 8, "optimizer": "adam", "l1": 1e-3}),
     "bands": ({"tied": False, "bands": (10, 20)}, {"loss": "exact", "weight_decay": 0.1}),
     "sgd": ({"direct": True}, {"loss": "exact", "optimizer": "sgd", "momentum": 0.9, "l2": 0.01, "smoothing": 0.1}),
@@ -42,7 +42,10 @@ CASES = {
 UNTIED = dataclasses.replace(CONFIG, tied=False)
 
 VOCABULARY_CASES = {
-    "adamw": ({"residual": True, "hidden": (7, 7)}, {"smoothing": 0.1, "self_normalise": 0.1, "l1": 1e-3}),
+    "adamw": (
+        {"residual": True, "hidden": (7, 7)},
+        {"smoothing": 0.1, "self_normalise": 0.1, "l1": 1e-3, "adversarial": 0.1},
+    ),
     "sgd": ({"direct": True}, {"optimizer": "sgd", "momentum": 0.9, "l2": 0.01, "weight_decay": 0.1, "schedule": "plateau"}),
     "adagrad": ({"hidden": (), "dropout": 0.0}, {"optimizer": "adagrad", "clip": 0.0, "frozen": True}),
 }

@@ -183,6 +183,8 @@ class CpuBackend:
         d_weight: Array,
         d_bias: Array,
         part: SoftmaxPart | None = None,
+        *,
+        adversarial: float = 0.0,
     ) -> None:
         rows, count, number = len(hidden), -(-len(weight) // kernels.TILE), hidden.dtype.type
         statistics = self._statistics(count, rows, hidden.dtype, part)
@@ -190,6 +192,9 @@ class CpuBackend:
         threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
         partial = self._borrow("partial", (threads, *hidden.shape), hidden.dtype)
         kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics[:, :count], threads)
+        if adversarial:
+            noise, few = self._borrow("noise", (3, rows), hidden.dtype), self._shares(hidden.size)
+            kernels.lower_targets(hidden, weight, targets, number(adversarial), tiles, statistics[1], noise, few)
         _add_other_parts(statistics, count, part)
         kernels.finish_softmax(hidden, weight, bias, targets, *statistics, number(penalty), number(scale), losses)
         hit, spread = scale * (1 - smoothing), scale * smoothing / (len(weight) if part is None else part.words)
@@ -197,6 +202,8 @@ class CpuBackend:
             hidden, weight, targets, number(hit), number(spread), beta, tiles, statistics[1], partial, d_weight, d_bias, threads
         )
         kernels.add_shares(partial, d_hidden, threads)
+        if adversarial:
+            kernels.finish_noise(hidden, targets, number(hit + spread), statistics[1], noise, losses, d_hidden, few)
 
     def _statistics(self, count: int, rows: int, dtype: Any, part: SoftmaxPart | None) -> Array:
         """Return memory (2, N, B) for the results of `kernels.softmax_tiles`: N is one for each tile, and for each other part."""

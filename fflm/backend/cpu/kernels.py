@@ -470,6 +470,47 @@ def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads, t):
             totals[k, i] = sum_row(tile[i], width)
 
 
+@kernel()
+def lower_targets(hidden, weight, targets, adversarial, tiles, totals, noise, threads, t):
+    """Lower the scores of targets by the adversarial noise of `Backend.output_gradients`, after `softmax_tiles`.
+
+    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, TILE), totals (at least tiles, B), changed -> noise (3, B): by
+    how much each score is lowered, this over |hidden|^2, and the exponential of the lowered score; 0 for targets of -1.
+    """
+    low, high = share(len(targets), threads, t)
+    for i in range(low, high):
+        word, dtype = targets[i], hidden.dtype.type
+        noise[:, i] = 0
+        if word < 0:
+            continue
+        length, square = inner_product(weight[word], weight[word]), inner_product(hidden[i], hidden[i])
+        margin = adversarial * np.sqrt(length) * np.sqrt(square)
+        k, j = word // TILE, word % TILE
+        tiles[k, i, j] *= exp(-margin)
+        totals[k, i] = sum_row(tiles[k, i], min(TILE, len(weight) - k * TILE))
+        noise[0, i], noise[2, i] = margin, tiles[k, i, j]
+        noise[1, i] = margin / square if square > 0 else dtype(0)
+
+
+@kernel()
+def finish_noise(hidden, targets, subtracted, factors, noise, losses, d_hidden, threads, t):
+    """Add to d_hidden (B, H) the gradient of the noise of `lower_targets`, and take the noise out of losses (B,).
+
+    hidden (B, H), targets (B,), factors (at least tiles, B) of `finish_softmax`, noise (3, B). The gradient of the score of a
+    target is the difference of exponential times factor and ``subtracted``.
+    """
+    low, high = share(len(targets), threads, t)
+    for i in range(low, high):
+        word = targets[i]
+        if word < 0:
+            continue
+        pull = (factors[word // TILE, i] * noise[2, i] - subtracted) * noise[1, i]
+        for j in range(hidden.shape[1]):
+            d_hidden[i, j] -= pull * hidden[i, j]
+        # The loss is log Z' - s with the score s, where Z' lacks e^s (1 - e^-margin).
+        losses[i] = np.logaddexp(losses[i], np.log(-np.expm1(-noise[0, i])))
+
+
 @inner()
 def combine_tiles(highest, totals, row):
     """Return the log-sum-exp of the logits of a row, as float64, from highest and totals (tiles, B) of `softmax_tiles`."""

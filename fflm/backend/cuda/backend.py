@@ -16,7 +16,7 @@ from fflm.backend.cuda.graphs import GraphRecording, PlacedNumbers, packed
 from fflm.backend.cuda.kernels import SUMMED
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, Reserve, memory_size
-from fflm.backend.cuda.mixed import SLOPE, make_mixed_product, pairs_for, to_halves
+from fflm.backend.cuda.mixed import SLOPE, lower_halves, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE, make_float_product
 from fflm.backend.cuda.single import SINGLE
 from fflm.backend.cuda.tf32 import TF32
@@ -458,6 +458,8 @@ class CudaBackend:
         d_weight: Array,
         d_bias: Array,
         part: SoftmaxPart | None = None,
+        *,
+        adversarial: float = 0.0,
     ) -> None:
         _refuse_part(part)
         words, operands = len(weight), (self._operand("hidden", hidden), self._operand("weight", weight))
@@ -467,6 +469,9 @@ class CudaBackend:
         else:
             exponentials = self._borrow("exponentials", (len(hidden), FOUR * -(-words // FOUR)))
         highest, totals = self._statistics("logits", *operands, bias, size, exponentials)
+        if adversarial:
+            noise, lower = self._borrow("noise", (3, len(hidden))), lower_halves if self.mixed else kernels.lower_targets
+            self._launch(lower, len(hidden), hidden, weight, targets, c_float(adversarial), exponentials, totals, noise)
         # In mixed precision, the scale is applied to the sums, because numbers as small as the scale do not fit into halves.
         unit = SLOPE if self.mixed else scale
         self._launch(
@@ -496,6 +501,11 @@ class CudaBackend:
             slopes=slopes,
             scale=rest,
         )
+        if adversarial:
+            subtracted = c_float(slopes.hit + slopes.spread)
+            self._launch(
+                kernels.finish_noise, len(hidden), hidden, targets, subtracted, c_float(rest), totals, noise, losses, d_hidden
+            )
 
     def nce_gradients(
         self,

@@ -17,6 +17,7 @@ from numba.cuda.extending import overload
 
 from fflm.backend.cuda.intrinsics import read_float, write_float
 from fflm.backend.cuda.launching import BLOCK, kernel
+from fflm.backend.cuda.products import COLUMNS
 from fflm.backend.formulas import (
     activation_slope,
     adagrad_update,
@@ -479,6 +480,66 @@ def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scal
     slope = scale * (float32(1) + float32(2) * penalty * normalizer)
     for k in range(thread, uint32(highest.shape[1]), uint32(BLOCK)):
         totals[row, k] = slope * math.exp(highest[row, k] - top) / total
+
+
+@cuda.jit(device=True)
+def adversarial_margin(hidden, weight, row, word, adversarial, shared):
+    """Return by how much adversarial noise lowers the score of a word, and this over |hidden|^2, to all threads of a block.
+
+    hidden (B, H), weight (V, H); shared (BLOCK,) is shared memory.
+    """
+    length, square = float32(0), float32(0)
+    for j in range(uint32(cuda.threadIdx.x), uint32(hidden.shape[1]), uint32(BLOCK)):
+        length += weight[word, j] * weight[word, j]
+        square += hidden[row, j] * hidden[row, j]
+    length, square = block_sum(length, shared), block_sum(square, shared)
+    margin = adversarial * math.sqrt(length) * math.sqrt(square)
+    return margin, margin / square if square > float32(0) else float32(0)
+
+
+@kernel()
+def lower_targets(hidden, weight, targets, adversarial, exponentials, totals, noise):
+    """Lower the scores of targets by the adversarial noise of `Backend.output_gradients`, before `finish_softmax`.
+
+    hidden (B, H), weight (V, H), targets (B,), exponentials (B, at least V) and totals (B, tiles), changed -> noise (3, B): by
+    how much each score is lowered, this over |hidden|^2, and the exponential of the lowered score. Grid: one block per row.
+    """
+    shared = cuda.shared.array(BLOCK, float32)
+    row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
+    word = uint32(targets[row])
+    margin, share = adversarial_margin(hidden, weight, row, word, adversarial, shared)
+    tile = word // uint32(COLUMNS)
+    first = tile * uint32(COLUMNS)
+    total = float32(0)
+    for j in range(first + thread, min(first + uint32(COLUMNS), uint32(weight.shape[0])), uint32(BLOCK)):
+        exponential = exponentials[row, j]
+        if j == word:
+            exponential *= math.exp(-margin)
+            exponentials[row, j] = exponential
+            noise[2, row] = exponential
+        total += exponential
+    total = block_sum(total, shared)
+    if thread == uint32(0):
+        totals[row, tile] = total
+        noise[0, row], noise[1, row] = margin, share
+
+
+@kernel()
+def finish_noise(hidden, targets, subtracted, scale, factors, noise, losses, d_hidden):
+    """Add to d_hidden (B, H) the gradient of the noise of `lower_targets`, and take the noise out of losses (B,).
+
+    hidden (B, H), targets (B,), factors (B, tiles) of `finish_softmax`, noise (3, B). The gradient of the score of a target is
+    ``scale`` times the difference of exponential times factor and ``subtracted``. Grid: one block per row.
+    """
+    row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
+    factor = factors[row, uint32(targets[row]) // uint32(COLUMNS)]
+    pull = scale * (noise[2, row] * factor - subtracted) * noise[1, row]
+    for j in range(thread, uint32(hidden.shape[1]), uint32(BLOCK)):
+        d_hidden[row, j] -= pull * hidden[row, j]
+    if thread == uint32(0) and noise[0, row] != float32(0):
+        # The loss is log Z' - s with the score s, where Z' lacks e^s (1 - e^-margin).
+        loss, lacking = losses[row], math.log(-math.expm1(-noise[0, row]))
+        losses[row] = larger(loss, lacking) + math.log1p(math.exp(-abs(loss - lacking)))
 
 
 @kernel()

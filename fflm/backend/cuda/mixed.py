@@ -8,14 +8,16 @@ small, is applied to the sums, in float32. Other gradients are multiplied by a p
 Weights and activations are not scaled.
 """
 
+import math
 from typing import Any
 
 from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda.fragments import clear, first, make_store_softmax, offset, store, store_with_bias
 from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
+from fflm.backend.cuda.kernels import adversarial_margin, block_sum
 from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product, read_four
+from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product, read_four
 
 DEPTH = 32
 """Number of positions of the inner dimension that are read in a step."""
@@ -55,6 +57,33 @@ def to_halves(values, unit, pairs):
         left = pair(a * factor, b * factor), pair(c * factor, d * factor)
         right = pair(e * factor, f * factor), pair(g * factor, h * factor)
         store_four(pairs, flat_index(pairs, row, uint32(FOUR) * piece), left + right)
+
+
+@kernel()
+def lower_halves(hidden, weight, targets, adversarial, exponentials, totals, noise):
+    """Do what `kernels.lower_targets` does to exponentials in pairs, (B, `pairs_for` (V)) uint32. Grid: one block per row."""
+    shared = cuda.shared.array(BLOCK, float32)
+    row, thread = uint32(cuda.blockIdx.x), uint32(cuda.threadIdx.x)
+    word, words = uint32(targets[row]), uint32(weight.shape[0])
+    margin, share = adversarial_margin(hidden, weight, row, word, adversarial, shared)
+    tile = word // uint32(COLUMNS)
+    start = tile * uint32(COLUMNS // 2)
+    total = float32(0)
+    for p in range(start + thread, min(start + uint32(COLUMNS // 2), (words + uint32(1)) // uint32(2)), uint32(BLOCK)):
+        left, right = halves(exponentials[row, p])
+        if p == word // uint32(2):
+            factor = math.exp(-margin)
+            even = word % uint32(2) == uint32(0)
+            exponentials[row, p] = pair(left * factor if even else left, right if even else right * factor)
+            left, right = halves(exponentials[row, p])
+            noise[2, row] = left if even else right
+        total += left
+        if uint32(2) * p + uint32(1) < words:
+            total += right
+    total = block_sum(total, shared)
+    if thread == uint32(0):
+        totals[row, tile] = total
+        noise[0, row], noise[1, row] = margin, share
 
 
 @cuda.jit(device=True, forceinline=True)

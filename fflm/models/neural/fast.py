@@ -120,13 +120,14 @@ class FastScorer(TableScorer):
     Raises
     ------
     FflmError
-        If the network has another number of hidden layers, direct connections, or an adaptive softmax.
+        If the network has another number of hidden layers, direct connections in another way, or an adaptive softmax.
     """
 
     def __init__(self, model: NeuralModel) -> None:
         if not has_tables(model):
             raise FflmError(
-                "fast scoring needs a network with one hidden layer, no direct connections and no bands, not residual"
+                "fast scoring needs a network with one hidden layer, no bands, not residual; with direct connections, "
+                "it needs the activation relu and tied output weights"
             )
         self.model = model
         self.vocabulary, self.text = model.vocabulary, model.text
@@ -209,6 +210,9 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
     The hidden units of a network with ReLU, and averages of few words, are computed in integers of 16 bits, and their products
     with a word's output weights are added in 32 bits, in `PRODUCTS` sums.
 
+    Direct connections to a tied output layer are linear hidden units, one for each embedding dimension, whose output weights are
+    the embedding. Their biases are so large that ReLU changes nothing; each word's output bias takes their effect out.
+
     Parameters
     ----------
     model
@@ -219,18 +223,23 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
     """
     config, parameters = model.config, model.finite_parameters
     integers, small = _in_integers(config), dtype is np.int8
-    outputs = parameters.softmax_weight
+    outputs, weights, bias = parameters.softmax_weight, parameters.hidden_weights[0], parameters.hidden_biases[0]
     if parameters.projection is not None:
-        outputs = outputs @ parameters.projection
-    embeddings, sizes, bias = parameters.embeddings, config.blocks[: len(config.averages)], parameters.hidden_biases[0]
-    averages, hidden, width = len(sizes), len(bias), -(-len(bias) // LANES) * LANES
-    blocks = np.split(parameters.hidden_weights[0], len(config.blocks), axis=1)
+        projection, direct = np.split(parameters.projection, [len(bias)], axis=1)
+        outputs = outputs @ projection
+    if config.direct:
+        outputs, weights = np.hstack([outputs, parameters.softmax_weight]), np.vstack([weights, direct])
+    embeddings, sizes = parameters.embeddings, config.blocks[: len(config.averages)]
+    averages, linear, hidden, width = len(sizes), len(bias), len(weights), _width(config)
+    blocks = np.split(weights, len(config.blocks), axis=1)
     blocks = [block.T * block.dtype.type(size**-0.5) for block, size in zip(blocks, config.blocks, strict=True)]
     # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
     largest = np.array([np.abs(embeddings @ block).max(axis=0) for block in blocks])
     window, average = largest[averages:].sum(axis=0), largest[:averages].max(axis=0, initial=0)
+    reached = window + np.array(sizes, bias.dtype) @ largest[:averages]
+    bias = np.concatenate([bias, reached[linear:]])
     if integers:
-        window = average = window + np.array(sizes, bias.dtype) @ largest[:averages] + np.abs(bias)
+        window = average = reached + np.abs(bias)
     if small:
         window = np.maximum(window, _reached(largest if integers else largest[averages:]))
         average = np.maximum(average, _reached(largest if integers else largest[:averages]))
@@ -248,6 +257,8 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
         unit = average_units if k < averages else units
         np.rint(embeddings @ (block / unit), out=tables[:, k, :hidden], casting="unsafe")
     np.rint(outputs / output_units / scales[:, None], out=tables[: len(outputs), -1, :hidden], casting="unsafe")
+    shift = bias_sum.astype(outputs.dtype) if integers else bias * output_units
+    output_bias = parameters.output_bias - scales * (tables[: len(outputs), -1, linear:hidden] @ shift[linear:])
     bias_sum, units, average_units, bias, output_units = (
         np.pad(row, (0, width - hidden)) for row in (bias_sum, units, average_units, bias, output_units)
     )
@@ -269,8 +280,14 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
         code,
         slope,
         output_units,
-        np.column_stack([scales, parameters.output_bias]),
+        np.column_stack([scales, output_bias]),
     )
+
+
+def _width(config: NetworkConfig) -> int:
+    """Return the number of hidden units in a row of tables, those of direct connections included."""
+    hidden = config.hidden[0] + (config.embedding if config.direct else 0)
+    return -(-hidden // LANES) * LANES
 
 
 def _in_integers(config: NetworkConfig) -> bool:
@@ -294,8 +311,7 @@ def stored_tables(model: NeuralModel) -> FastTables:
     arrays, config = model.fast_arrays, model.config
     if not has_tables(model):
         raise FflmError(f"{model.source} are damaged (such a network has no tables): {REMEDY}")
-    (hidden,), sizes = config.hidden, config.blocks[: len(config.averages)]
-    width, vocabulary = -(-hidden // LANES) * LANES, config.vocabulary
+    sizes, width, vocabulary = config.blocks[: len(config.averages)], _width(config), config.vocabulary
     shapes = dict.fromkeys(_STORED, (width,)) | {
         "tables": (vocabulary + 1, len(config.blocks) + 1, width),
         "outputs": (vocabulary, 2),
@@ -339,7 +355,9 @@ def is_self_normalized(model: NeuralModel) -> bool:
 def has_tables(model: NeuralModel) -> bool:
     """Return whether a network has a shape that `FastScorer` supports."""
     config = model.config
-    return len(config.hidden) == 1 and not (config.direct or config.residual or len(config.softmaxes) > 1)
+    if config.direct and not (config.tied and config.activations == ("relu",)):
+        return False
+    return len(config.hidden) == 1 and not (config.residual or len(config.softmaxes) > 1)
 
 
 def make_fast_scorer(model: LanguageModel) -> FastScorer:

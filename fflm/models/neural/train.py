@@ -57,8 +57,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "averages": (20,),
         "embedding": 64,
         "hidden": (128,),
+        "direct": False,
         "dropout": 0.1,
         "embedding_dropout": 0.1,
+        "adversarial": 0.0,
         "epochs": 3,
         "rate": 4e-3,
     },
@@ -87,6 +89,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decay": 1e-8,
         "weight_decay": 1e-4,
         "clip": 0.0,
+        "adversarial": 0.0,
         "loss": "exact",
     },
 }
@@ -107,19 +110,33 @@ def default_loss(vocabulary: int) -> LossName:
     return "sampled" if vocabulary > 16 * TrainingSettings.samples else "exact"
 
 
+def default_adversarial(loss: LossName) -> float:
+    """Return the strength of adversarial noise, which lowers the perplexity of a softmax on other text."""
+    return 0.0 if loss == "nce" else 0.01
+
+
 def default_window(averages: tuple[int, ...]) -> int:
     """Return the window of a network that sees these averages, which replace the words that are farther back."""
     return 4 if averages else 8
 
 
+SMALL = 300_000
+"""The number of words up to which a text is learned by heart through more inputs or weights; a network for a larger one gains."""
+
+
 def default_averages(words: int) -> tuple[int, ...]:
-    """Return the averages that a network for a text sees: a small text is learned by heart through them, a larger one gains."""
-    return (4, 16, 64, 256) if words > 300_000 else ()
+    """Return the averages that a network for a text sees."""
+    return (4, 16, 64, 256) if words > SMALL else ()
+
+
+def default_direct(words: int, tied: bool) -> bool:
+    """Return whether there are direct connections. To output weights that are not tied they would be many for each word."""
+    return tied and words > SMALL
 
 
 def default_epochs(words: int) -> int:
     """Return how many passes over a text are worth their time: the larger it is, the fewer."""
-    return next((epochs for epochs, most in ((10, 300_000), (6, 1_000_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
+    return next((epochs for epochs, most in ((10, SMALL), (6, 1_000_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
 
 
 @checked
@@ -165,6 +182,8 @@ def start_session(
     elif extend_vocabulary:
         raise SettingsError("there is no vocabulary to extend: give the model to start from (`initial`)")
     fields = PRESETS[preset] | (base.fields() if base else {}) | fields
+    if teacher is not None and fields.get("adversarial") is None:
+        fields["adversarial"] = 0.0  # the noise would hinder the student from predicting what the teacher does
     source = text_source(inputs, fields)
     if base:
         source = base.source(source)
@@ -205,7 +224,7 @@ def network_settings(fields: dict[str, Any], embeddings: bool = False) -> tuple[
 
     ``embeddings`` says whether the initial embeddings are given, so that they can be frozen.
 
-    The vocabulary and the settings that the third value names depend on the text: `resolve_settings` fills them in.
+    The vocabulary and the settings that the third value names depend on the text or on others: `resolve_settings` fills them in.
     """
     automatic = [name for name in AUTOMATIC if fields.get(name) is None]
     for name in automatic:
@@ -224,7 +243,7 @@ def network_settings(fields: dict[str, Any], embeddings: bool = False) -> tuple[
 def resolve_settings(
     config: NetworkConfig, settings: TrainingSettings, automatic: Sequence[str], corpus: Corpus
 ) -> tuple[NetworkConfig, TrainingSettings]:
-    """Fill in what depends on the text, after `network_settings`."""
+    """Fill in what depends on the text and on other settings, after `network_settings`."""
     words, vocabulary = corpus.parts["train"].tokens, len(corpus.vocabulary)
     config = dataclasses.replace(config, vocabulary=vocabulary)
     if "averages" in automatic:
@@ -235,6 +254,10 @@ def resolve_settings(
         settings = dataclasses.replace(settings, batch_size=default_batch_size(words, vocabulary))
     if "loss" in automatic and not config.bands:
         settings = dataclasses.replace(settings, loss=default_loss(vocabulary))
+    if "direct" in automatic:
+        config = dataclasses.replace(config, direct=default_direct(words, config.tied))
+    if "adversarial" in automatic:
+        settings = dataclasses.replace(settings, adversarial=default_adversarial(settings.loss))
     if "epochs" in automatic:
         settings = dataclasses.replace(settings, epochs=default_epochs(words))
     return config, settings

@@ -97,7 +97,7 @@ def recorded_launches(precision):
     backend.normalize(one, one)
     backend.normalize_backward(one, one, one)
     backend.output_losses(one, one, two, ids, ids, two)
-    backend.output_gradients(one, one, two, ids, 0.0, 0.0, 1.0, 0.0, two, one, one, two)
+    backend.output_gradients(one, one, two, ids, 0.0, 0.0, 1.0, 0.0, two, one, one, two, adversarial=0.1)
     backend.nce_gradients(one, one, two, ids, two, 1.0, 0.0, two, one, one, two)
     backend.replace_targets(few, ids, 0.5, 0.0, few)
     backend.unit_losses(one, one, "sigmoid", 1.0, two, one)
@@ -234,7 +234,7 @@ RUNS = {
     "tied, direct": ({"tied": True, "direct": True, "averages": ()}, {"smoothing": 0.1, "self_normalise": 0.1}),
     "residual": ({"residual": True, "hidden": (12, 12), "activation": "relu"}, {"optimizer": "rmsprop", "rate": 1e-3}),
     "bands": ({"bands": (20, 60)}, {"optimizer": "adagrad"}),
-    "sampled": ({}, {"loss": "sampled", "samples": 30, "exact_end": 0.2}),
+    "sampled": ({}, {"loss": "sampled", "samples": 30, "exact_end": 0.2, "adversarial": 0.1}),
     "nce": ({"hidden": ()}, {"loss": "nce", "samples": 30, "optimizer": "sgd", "momentum": 0.9, "rate": 0.5}),
     "mean of words": ({"input": "mean", "averages": (), "outputs": 4, "embedding_dropout": 0.2}, {"optimizer": "adagrad"}),
     "maximum of words": ({"input": "max", "averages": (), "outputs": 4, "hidden": ()}, {}),

@@ -222,10 +222,17 @@ def test_default_context_depends_on_text_size(text):
     small = {name: value for name, value in TINY.items() if name != "window"}
     Path("large.txt").write_text("a b c d\n" * 70_000, encoding="utf-8")
     cases = [(text, {}, 8, ()), (text, {"window": 5, "averages": (2, 5)}, 5, (2, 5)), ("large.txt", {}, 4, (4, 16, 64, 256))]
-    cases.append(("large.txt", {"averages": ()}, 8, ()))
+    cases.append(("large.txt", {"averages": (), "tied": False}, 8, ()))
     for source, given, window, averages in cases:
         config = start_session([source], Path("text.model"), overwrite=True, **given, **small).trainer.network.config
         assert (config.window, config.averages) == (window, averages)
+        assert config.direct == (source == "large.txt" and config.tied)
+
+
+def test_adversarial_noise_depends_on_the_loss(text):
+    for given, adversarial in (({}, 0.01), ({"loss": "nce"}, 0.0), ({"adversarial": 0.2}, 0.2)):
+        trainer = start_session([text], Path("text.model"), overwrite=True, **given, **TINY).trainer
+        assert trainer.settings.adversarial == adversarial
 
 
 @pytest.mark.parametrize("preset", PRESETS)
