@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
+from fflm.given import Text
 from fflm.models.base import LineScorer, TextScorer
 from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.text.corpus import Part
@@ -232,19 +233,19 @@ def score(model: LineScorer, text: str) -> Score:
 
 def score_files(
     model: LineScorer,
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path | Text],
     encoding: str = "utf-8",
     errors: Literal["strict", "replace"] = "strict",
     communicator: Communicator = SINGLE_PROCESS,
 ) -> Score:
-    """Return the score of files, folders and ``"-"`` (standard input) as one text, in bounded memory.
+    """Return the score of files, folders, ``"-"`` (standard input) and texts in memory as one text, in bounded memory.
 
     Parameters
     ----------
     model
         The model that scores.
     sources
-        The files, folders and ``"-"``.
+        The files, folders, ``"-"`` and texts in memory.
     encoding, errors
         The encoding of the text, and what to do about bytes that cannot be decoded, as for `open`.
     communicator
@@ -327,15 +328,16 @@ def score_chunks(model: LineScorer, chunks: Iterable[bytes], communicator: Commu
         If the text contains no words.
     """
     reader, chunks = _Reader(model), iter(chunks)
-    result = _empty_score(model)
+    result, held = _empty_score(model), [b""]
 
-    def read() -> list[str]:  # Latin-1 has a character for each byte; processes send each other text, not bytes
-        return [str(chunk, "latin-1") for chunk in itertools.islice(chunks, communicator.size)]
+    def read() -> list[int]:
+        held[:] = itertools.islice(chunks, communicator.size)
+        return list(map(len, held))
 
-    while texts := communicator.on_first(read):
-        scores = []
-        for rank, text in enumerate(texts):
-            ids, extent = model._encoder.encode_chunk(text.encode("latin-1"))
+    while sizes := communicator.on_first(read):
+        text, scores = communicator.broadcast(b"".join(held)), []
+        for rank, (size, end) in enumerate(zip(sizes, itertools.accumulate(sizes), strict=True)):
+            ids, extent = model._encoder.encode_chunk(text[end - size : end])
             losses = reader.losses(ids, skip=rank != communicator.rank)
             scores.append(_score(model, extent, ids, losses))
         own = scores[communicator.rank] if communicator.rank < len(scores) else result
