@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fflm.errors import FflmError
 from fflm.given import Text
-from fflm.models.base import LineScorer, TextScorer
+from fflm.models.base import NOT_NUMBERS, LineScorer, TextScorer
 from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.text.corpus import Part
 from fflm.text.extent import Extent, as_bytes, extent_of
@@ -52,6 +52,11 @@ class Score:
         model splits it into; 0 if they are not known, for a corpus that was tokenized by an early version.
     loss_sum, unknown_loss_sum
         Sum of -log p over all tokens, and over the tokens that are ``<unk>``; nats.
+
+    Raises
+    ------
+    FflmError
+        If ``loss_sum`` is NaN.
     """
 
     vocabulary: int
@@ -65,6 +70,10 @@ class Score:
     words: int = 0
     loss_sum: float = 0.0
     unknown_loss_sum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.loss_sum):
+            raise FflmError(NOT_NUMBERS)
 
     def __repr__(self) -> str:
         return (

@@ -67,7 +67,8 @@ def mix(
     return tune_weights(combine(paths, cache, neural_cache, device), tune, encoding, errors)
 
 
-def combine(paths: Paths, cache: int | None = None, neural_cache: int | None = None, device: Device = "cpu") -> Mixture:
+@checked
+def combine(paths: Paths, cache: Size | None = None, neural_cache: Size | None = None, device: Device = "cpu") -> Mixture:
     """Load models as the components of a mixture with equal weights.
 
     Parameters
