@@ -23,7 +23,7 @@ from fflm.text.corpus import Corpus
 from fflm.text.holdout import Count
 from fflm.text.settings import TextSettings
 from fflm.text.subwords import Subwords
-from fflm.text.tokenize import TextSource, tokenize
+from fflm.text.tokenize import TextSource, _find_token, tokenize
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import VocabularyRule
 
@@ -195,6 +195,14 @@ def test_parts_of_subwords_are_the_texts_of_the_parts_of_words(mode, tmp_path):
         expected = words.vocabulary.decode(words.parts[name].ids[:])
         assert Tokenizer().split(part_text(made, name)) in (expected, [*expected, "\n"]), name
     assert sum(part.words for part in made.parts.values()) == sum(len(line.split()) for line in lines)
+
+
+@pytest.mark.parametrize("settings", [TextSettings(), TextSettings(line_ends=False), TextSettings(mode="sentence")])
+def test_text_is_cut_at_the_beginning_of_a_line_or_between_words(settings):
+    text, words = "a b\n\n  c d\n e", ["a", "b", "c", "d", "e"]
+    cuts = {word: _find_token(text, settings.tokens(text).index(word), settings) for word in words}
+    assert [text[:stop] for stop, _ in cuts.values()] == ["", "a", "a b\n\n", "a b\n\n  c", "a b\n\n  c d\n"]
+    assert [text[start:] for _, start in cuts.values()] == [text, "b\n\n  c d\n e", "  c d\n e", "d\n e", " e"]
 
 
 def test_subwords_are_not_trained_on_held_out_text(tmp_path):
