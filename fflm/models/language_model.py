@@ -2,6 +2,7 @@
 
 import warnings
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,11 @@ class LanguageModel(Predictor):
     def shares(self) -> list[tuple[float, Predictor]]:
         """Return the predictors of which the model is a mixture, with their weights, which sum to one: by default itself."""
         return [(1.0, self)]
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the models of which it is a mixture, without which it cannot be loaded; by default none."""
+        return []
 
     @property
     def vectors(self) -> Vectors:
