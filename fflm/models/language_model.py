@@ -148,7 +148,7 @@ class LanguageModel(Predictor):
         return scoring.score(self, text)
 
     @checked
-    def perplexity(self, *inputs: PathLike | Text, encoding: Encoding = "utf-8") -> Score:
+    def perplexity(self, *paths: PathLike | Text, encoding: Encoding = "utf-8") -> Score:
         """Return the score of files, folders and texts in memory (`fflm.Text`) as one text: its perplexity and conditions.
 
         It takes bounded memory.
@@ -158,7 +158,7 @@ class LanguageModel(Predictor):
         FflmError
             If a file cannot be read, or the files contain no words.
         """
-        return scoring.score_files(self, to_texts("inputs", inputs), encoding)
+        return scoring.score_files(self, to_texts("paths", paths), encoding)
 
     def shares(self) -> list[tuple[float, Predictor]]:
         """Return the predictors of which the model is a mixture, with their weights, which sum to one: by default itself."""
