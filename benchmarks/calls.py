@@ -15,7 +15,6 @@ and in a list. The next words of the growing text have the probabilities that ca
 import argparse
 import itertools
 import math
-import statistics
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import STORIES, machine, parse, record, show_verdict
+from common import STORIES, joined, machine, parse, quartiles, ratios, record, shortfalls, show_verdict
 from threadpoolctl import threadpool_limits
 
 import fflm
@@ -151,6 +150,7 @@ def main() -> None:
         models["5-gram model"] = fflm.train_ngram(STORIES, Path(folder, "ngram.model"), mode="sentence", tokenizer="space")
     models["mixture with caches"] = mixture(model)
     rows: dict[str, dict[str, dict[str, float]]] = {}
+    relative: dict[str, dict[str, float]] = {}
     with threadpool_limits(1, "blas"):
         for name, model in models.items():
             own = [line for line in text if len(line.split()) == WORDS][:20] if name == "5-gram model" else lines
@@ -163,21 +163,21 @@ def main() -> None:
                     seconds = time.perf_counter() - started
                     if number >= 0:  # before the first round, kernels are compiled
                         times[step].append(1e6 * seconds / (LENGTH if step.startswith("generate") else 1))
-            rows[name] = {step: {"fastest": min(each), "median": statistics.median(each)} for step, each in times.items()}
+            rows[name] = {step: {"fastest": min(each), **quartiles(each)} for step, each in times.items()}
             for step, row in rows[name].items():
                 print(f"{name:30} {step:20} {row['fastest']:9,.1f} {row['median']:9,.1f} us, fastest and median")
-    missed = []
-    for name in networks:
-        ratio = rows[name]["scores of one line"]["fastest"] / rows[name]["products in NumPy"]["fastest"]
-        print(f"{name}: {ratio:.2f} times as long as the products")
-        missed += [f"{name}: {ratio:.2f} times as long as the products"] if ratio > RATIO else []
-    if rows["quick network, 2,400 words"]["scores of one line"]["median"] > SMALL:
-        missed.append("quick network, 2,400 words: scores of one line")
-    for name, own_rows in rows.items():
-        missed += [f"{name}: {step}" for step in ("next_words", "generate, per word") if own_rows[step]["median"] > NEXT]
-    show_verdict(missed)
-    record("calls", options.quick, about, passed=not missed, rows=rows, words=WORDS)
-    sys.exit(bool(missed) and not options.quick)
+            if name in networks:
+                relative[name] = ratios(times["products in NumPy"], times["scores of one line"])
+                print(f"{name}: {relative[name]['median']:.2f} times as long as the products")
+    small, following = "quick network, 2,400 words", ("next_words", "generate, per word")
+    found = [
+        shortfalls({f"{name}: time relative to the products": row for name, row in relative.items()}, most=RATIO),
+        shortfalls({f"{small}: microseconds of scores of one line": rows[small]["scores of one line"]}, most=SMALL),
+        shortfalls({f"{name}: microseconds of {step}": rows[name][step] for name in rows for step in following}, most=NEXT),
+    ]
+    passed = show_verdict(*joined(found))
+    record("calls", options.quick, about, passed=passed, rows=rows, relative_to_products=relative, words=WORDS)
+    sys.exit(not passed and not options.quick)
 
 
 if __name__ == "__main__":

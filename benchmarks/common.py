@@ -208,23 +208,36 @@ def quartiles(values: list[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high, **bounded}
 
 
-def shortfalls(rows: Mapping[str, Mapping[str, float]], least: float) -> tuple[list[str], list[str]]:
-    """Return which medians are below a target, and of which the margin of noise contains it, for `show_verdict`.
+def shortfalls(
+    rows: Mapping[str, Mapping[str, float]], least: float = -math.inf, most: float = math.inf
+) -> tuple[list[str], list[str]]:
+    """Return which medians miss a target, and of which the margin of noise contains it, for `show_verdict`.
 
     Parameters
     ----------
     rows
         The results of `quartiles`, by their names.
-    least
-        The target.
+    least, most
+        The target: what the medians must not be below, or not above.
     """
     missed, undecided = [], []
     for name, row in rows.items():
         low, high = row.get("from", -math.inf), row.get("to", math.inf)
-        if low < least:
-            part = f"{name}: {row['median']:.2f} ({low:.2f} to {high:.2f}) instead of {least:g}"
-            (missed if high < least else undecided).append(part)
+        if low < least or high > most:
+            target = f"at least {least:g}" if low < least else f"at most {most:g}"
+            part = f"{name}: {row['median']:.2f} ({low:.2f} to {high:.2f}) instead of {target}"
+            (missed if high < least or low > most else undecided).append(part)
     return missed, undecided
+
+
+def joined(parts: Sequence[tuple[list[str], list[str]]]) -> tuple[list[str], list[str]]:
+    """Return the results of `shortfalls` for several targets as one."""
+    return [each for missed, _ in parts for each in missed], [each for _, undecided in parts for each in undecided]
+
+
+def ratios(times: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """Return the `quartiles` of how many times as long others took, turn by turn."""
+    return quartiles([theirs / own for own, theirs in zip(times, others, strict=True)])
 
 
 def resident(process: int | str = "self") -> tuple[int, int]:

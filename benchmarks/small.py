@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import kenlm
-from common import brown, machine, parse, quartiles, record, run_json, show_verdict
+from common import brown, joined, machine, parse, quartiles, ratios, record, run_json, shortfalls, show_verdict
 
 import fflm
 from fflm.models.language_model import LanguageModel
@@ -150,21 +150,25 @@ def measure(paths: dict[str, Path], lines: list[str], *, quick: bool) -> dict[st
     words = sum(len(line.split()) + 1 for line in lines)
     rows: dict[str, dict[str, Any]] = {name: {"bytes": size(path)} for name, path in paths.items()}
     scorers = {name: bulk_scorer(load(name, path)) for name, path in paths.items()}
-    fastest = dict.fromkeys(scorers, math.inf)
+    times: dict[str, list[float]] = {name: [] for name in scorers}
     for _ in range(3 if quick else 50):
         for name, scores in scorers.items():
             started = time.process_time()
             scores(lines)
-            fastest[name] = min(fastest[name], time.process_time() - started)
+            times[name].append(time.process_time() - started)
     for name, scores in scorers.items():
         loads = []
-        for _ in range(2 if quick else 7):
+        for _ in range(2 if quick else 11):
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 loads.append(pool.submit(load_once, name, paths[name], paths[name], lines).result())
-        rows[name] |= {"words_per_second": words / fastest[name], "perplexity_of_scores": math.exp(-sum(scores(lines)) / words)}
+        rows[name] |= {
+            "words_per_second": words / min(times[name]),
+            "perplexity_of_scores": math.exp(-sum(scores(lines)) / words),
+        }
         rows[name] |= {key: quartiles([each[key] for each in loads]) for key in loads[0]}
         if not name.startswith("KenLM"):
             rows[name]["perplexity"] = perplexity(paths[name])
+    rows["n-grams" + SMALL]["faster_than_kenlm"] = ratios(times["n-grams" + SMALL], times["KenLM, trie -q 8 -b 8"])
     return rows
 
 
@@ -181,12 +185,15 @@ def show(name: str, row: dict[str, Any]) -> None:
         )
 
 
-def missed_claims(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the parts of the claim that do not hold, and print how the copies differ from the models."""
-    missed = []
+def missed_claims(rows: dict[str, dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return the parts of the claim that do not hold, and those that noise leaves open; print how copies differ from models."""
+    loads = {
+        f"{name}: milliseconds to load": {key: 1000 * value for key, value in row["load"].items()}
+        for name, row in rows.items()
+        if "load" in row and not name.startswith("KenLM")
+    }
+    missed, undecided = shortfalls(loads, most=1000 * LOADING)
     for name, small in rows.items():
-        if "load" in small and not name.startswith("KenLM") and small["load"]["median"] > LOADING:
-            missed.append(f"{name} takes longer to load")
         original, _, copied = name.partition(",")
         if copied and not name.startswith("KenLM"):
             missed += [f"{name} is no smaller"] if name.endswith(SMALL) and small["bytes"] >= rows[original]["bytes"] else []
@@ -198,9 +205,9 @@ def missed_claims(rows: dict[str, dict[str, Any]]) -> list[str]:
         compressed, small = rows[COMPRESSED if name == "n-grams" else f"{COMPRESSED}, {name}"], rows[name + SMALL]
         print(f"{name}: {small['bytes'] / compressed['bytes']:.3f} times the size of KenLM's trie")
         missed += ["n-grams are larger than KenLM's trie"] * (name == "n-grams" and small["bytes"] > compressed["bytes"])
-    rate = rows["n-grams" + SMALL]["words_per_second"] / rows["KenLM, trie -q 8 -b 8"]["words_per_second"]
-    print(f"n-grams: {rate:.2f} times the rate of KenLM's trie")
-    return missed + ["n-grams are scored slower than by KenLM's trie"] * (rate < 1)
+    rate = rows["n-grams" + SMALL]["faster_than_kenlm"]
+    print(f"n-grams: {rate['median']:.2f} times the rate of KenLM's trie")
+    return joined([(missed, undecided), shortfalls({"rate of n-grams, relative to KenLM's trie": rate}, 1)])
 
 
 def main() -> None:
@@ -219,10 +226,9 @@ def main() -> None:
         rows[name] = {"bytes": size(path), "perplexity": perplexity(path)}
     for name, row in rows.items():
         show(name, row)
-    missed = missed_claims(rows)
-    show_verdict(missed)
-    record("small", options.quick, about, passed=not missed, rows=rows, lines=len(lines))
-    sys.exit(bool(missed) and not options.quick)
+    passed = show_verdict(*missed_claims(rows))
+    record("small", options.quick, about, passed=passed, rows=rows, lines=len(lines))
+    sys.exit(not passed and not options.quick)
 
 
 if __name__ == "__main__":

@@ -317,14 +317,19 @@ def to_paths(name: str, values: object) -> tuple[Path, ...]:
 def to_texts(name: str, values: object) -> tuple[Path | Text, ...]:
     """Return the paths and texts in memory that an argument names; raise an FflmError if there are none, or one is a string."""
     several = values if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping) else [values]
-    texts = tuple(value if isinstance(value, Text) else to_path(name, value) for value in several)
+    texts = tuple(value if isinstance(value, Text) else _to_file(name, value) for value in several)
     if not texts:
         raise FflmError(f"`{name}` is empty: give at least one path")
-    for path in texts:
-        if isinstance(path, Path) and len(str(path).split()) > 1 and not path.exists():
-            shown = show(str(path))
-            raise FflmError(f"there is no file {shown}: `{name}` must be paths; a text without a file is given by `fflm.Text`")
     return texts
+
+
+def _to_file(name: str, value: object) -> Path:
+    """Return the path that an argument names, as `to_path`; raise an FflmError if it is a text."""
+    path = to_path(name, value)
+    if len(str(path).split()) > 1 and not path.exists():
+        shown = show(str(path))
+        raise FflmError(f"there is no file {shown}: `{name}` must be paths; a text without a file is given by `fflm.Text`")
+    return path
 
 
 def check_ids(name: str, value: Any, limit: int, shape: tuple[int | None, ...] = (None,)) -> "npt.NDArray[np.int32]":

@@ -92,12 +92,21 @@ class FullScoreReturn(NamedTuple):
 
 @total_ordering
 class State:
-    """The words before a word that its probability depends on. A model writes it; states of one model can be compared."""
+    """The words before a word that its probability depends on. A model writes it; states of one model can be compared.
 
-    __slots__ = ("words",)
+    Attributes
+    ----------
+    words
+        The words, as the model writes them; empty if no model has written it.
+    kind
+        The length of these, and which numbers they may be, by which states of other models are told.
+    """
+
+    __slots__ = ("kind", "words")
 
     def __init__(self) -> None:
         self.words: Ids = np.empty(0, np.int32)
+        self.kind: tuple[Any, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return self.words.tobytes() == other.words.tobytes() if isinstance(other, State) else NotImplemented
@@ -110,7 +119,7 @@ class State:
 
     def __copy__(self) -> "State":
         result = State()
-        result.words = self.words.copy()
+        result.words, result.kind = self.words.copy(), self.kind
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "State":
@@ -142,6 +151,7 @@ class Model:
         self._ids = _Ids(self._states.model)
         self._counts_spaces = self._states.model.text.tokenizer.mode == "subword"
         self._size = len(self._states.begin)
+        self._kind = self._size, isinstance(self._states, _NgramStates), len(self._states.model.vocabulary)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (type(self), self.path, self.config, self._fingerprint)
@@ -190,11 +200,11 @@ class Model:
 
     def BeginSentenceWrite(self, state: State) -> None:  # noqa: N802
         """Write the state at the beginning of a sentence."""
-        state.words = self._states.begin.copy()
+        state.words, state.kind = self._states.begin.copy(), self._kind
 
     def NullContextWrite(self, state: State) -> None:  # noqa: N802
         """Write the state without any words before; a network always has words before, and takes ``<s>`` for them."""
-        state.words = self._states.null.copy()
+        state.words, state.kind = self._states.null.copy(), self._kind
 
     def BaseScore(self, in_state: State, word: str | bytes, out_state: State) -> float:  # noqa: N802
         """Return log10 p of a word after ``in_state``, and write the state after it."""
@@ -207,10 +217,18 @@ class Model:
         return FullScoreReturn(-loss / LN10, length, 0 in ids)
 
     def _advance(self, in_state: State, ids: tuple[int, ...], out_state: State) -> tuple[float, int]:
-        """Return -log p of the tokens of a word, nats, and the length of the last n-gram; write the state after them."""
+        """Return -log p of the tokens of a word, nats, and the length of the last n-gram; write the state after them.
+
+        Raises
+        ------
+        FflmError
+            If another model has written ``in_state``, with which kernels would leave their tables.
+        """
         before = in_state.words
-        if len(out_state.words) != self._size:
-            out_state.words = np.empty(self._size, np.int32)
+        if in_state.kind != self._kind and len(before):
+            raise FflmError("the state was written by another model: give one that this model has written")
+        if out_state.kind != self._kind:
+            out_state.words, out_state.kind = np.empty(self._size, np.int32), self._kind
         loss, length = 0.0, 1
         for id_ in ids:
             own, length = self._states.after(before, id_, out_state.words)
@@ -221,7 +239,7 @@ class Model:
     def _walk(self, text: str, bos: bool, eos: bool) -> Iterator[FullScoreReturn]:
         """Yield the score of each word."""
         state = State()
-        state.words = (self._states.begin if bos else self._states.null).copy()
+        (self.BeginSentenceWrite if bos else self.NullContextWrite)(state)
         for word in _WORDS.findall(text) + [END] * eos:
             yield self.BaseFullScore(state, word, state)
 

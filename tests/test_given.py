@@ -49,6 +49,20 @@ def test_training_on_text_in_memory_resumes(text):
     assert fflm.train_ngram(Text(STORIES), "memory.ngram").about["figures"] == fflm.train_ngram(text).about["figures"]
 
 
+def test_text_in_memory_is_scored_and_tuned_on_as_file(text):
+    model = fflm.train_ngram(text, order=2)
+    expected = model.perplexity(text)
+    assert model.perplexity(Text(STORIES)) == expected
+    assert model.perplexity(Text(STORIES), text).tokens == 2 * expected.tokens
+    given = text, Text(STORIES), iter([Text(STORIES)])
+    file, memory, generated = (fflm.mix("text.ngram", cache=9, tune=each) for each in given)
+    assert file.weights.tolist() == memory.weights.tolist() == generated.weights.tolist()
+    assert memory.tuning["source"] == "the text in memory"
+    for nothing, message in (([], "`tune` is empty"), ("", "`tune` must be a path"), (["the cat sat", ""], "there is no file")):
+        with pytest.raises(FflmError, match=message):
+            fflm.mix("text.ngram", tune=nothing)
+
+
 def test_labeled_text_in_memory_is_that_of_file(tmp_path):
     texts, labels = [f"text {number}\tof\na few lines" for number in range(40)], [f"a  {number % 2}" for number in range(40)]
     path = tmp_path / "labeled.tsv"

@@ -1,6 +1,7 @@
 """KenLM's interface, against a reference in pure Python, against KenLM where it is installed, and in programs that use it."""
 
 import copy
+import itertools
 import math
 import multiprocessing
 import os
@@ -168,6 +169,26 @@ def test_state_can_be_copied_and_compared(arpa):
     assert len({state, after, begun}) == 2
     assert (state < begun) != (begun < state)
     assert state != "w1"
+
+
+def test_state_of_another_model_is_refused(tmp_path, folders):
+    write_random_arpa(tmp_path / "four.arpa")
+    write_random_arpa(tmp_path / "two.arpa", order=2)
+    models = [ours.Model(path) for path in (tmp_path / "four.arpa", tmp_path / "two.arpa", *folders.values())]
+    for one, other in itertools.permutations(models, 2):
+        state, out = ours.State(), ours.State()
+        one.BeginSentenceWrite(state)
+        one.BaseScore(state, "w1", state)
+        if one._kind == other._kind:  # two networks with the same words
+            assert {one, other} == set(models[2:])
+            continue
+        before = copy.deepcopy(state)
+        with pytest.raises(FflmError, match=r"^the state was written by another model: give one"):
+            other.BaseScore(pickle.loads(pickle.dumps(state)), "w1", out)
+        with pytest.raises(FflmError, match="another model"):
+            other.BaseFullScore(copy.copy(state), "w1", state)
+        assert state == before
+        assert other.BaseScore(out, "w1", state) == other.BaseScore(ours.State(), "w1", state)  # a state may be written again
 
 
 def saved(folder, model, about=None):

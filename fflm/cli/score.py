@@ -273,11 +273,16 @@ def _summary(scorer: "TextScorer", score: "Score", request: Request) -> list[str
         "log-probability": f"{score.log_probability / request.unit:,.4f} "
         f"(base {request.log_base}; {-score.loss / request.unit:.4f} per token)",
         "bits per character": f"{score.bits_per_character:.4f}",
-        "bits per byte": f"{score.bits_per_byte:.4f} (perplexity {score.byte_perplexity:.4f})",
-        "word perplexity": f"{score.word_perplexity:,.4f} (per word between white space)",
+    }
+    extent = f"{score.characters:,}"
+    if score.bytes:  # which are not known of a corpus that an early version tokenized
+        rows["bits per byte"] = f"{score.bits_per_byte:.4f} (perplexity {score.byte_perplexity:.4f})"
+        rows["word perplexity"] = f"{score.word_perplexity:,.4f} (per word between white space)"
+        extent += f" ({score.bytes:,} bytes, {score.words:,} words)"
+    rows |= {
         "tokens": f"{score.tokens:,} (ends: {score.ends:,})",
         "OOV rate": f"{score.oov_rate:.2%} ({score.unknown:,} tokens)",
-        "characters": f"{score.characters:,} ({score.bytes:,} bytes, {score.words:,} words)",
+        "characters": extent,
         "vocabulary": f"{score.vocabulary:,} ({printable(score.rule)})",
     }
     rows |= dict([describe_policy(score.policy)])

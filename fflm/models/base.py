@@ -16,6 +16,7 @@ from fflm.network.config import CELLS, NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
 from fflm.signals import raise_cause
+from fflm.stored import REMEDY
 from fflm.text.prefixes import PrefixReader
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 Temperature: TypeAlias = Annotated[float, Meta(ge=0)]
 TopP: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
+
+NOT_NUMBERS = f"the model predicts NaN, because numbers in its weights are far too large: {REMEDY}"
+"""What to say of a model that was loaded without verification, and is damaged in such a way."""
 
 ROWS = 1024
 """Number of contexts that a model is given at a time."""

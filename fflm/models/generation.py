@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.arguments import Many, Positive, Seed, Size, checked
-from fflm.models.base import Predictor, Temperature, TopP
+from fflm.errors import FflmError
+from fflm.models.base import NOT_NUMBERS, Predictor, Temperature, TopP
 from fflm.text.prefixes import Prefix
 from fflm.text.tokenizer import LINE_END, Tokenizer
 
@@ -61,9 +62,14 @@ def read_prefix(model: Predictor, text: str) -> Prefix:
 
 
 def probabilities(model: Predictor, prefix: Prefix) -> Floats:
-    """Return p(word | prefix) of every word of the vocabulary, (V,); the probabilities sum to one."""
-    distribution: Floats = model.probabilities(_last_context(model, prefix.ids))[0]
-    return distribution
+    """Return p(word | prefix) of every word of the vocabulary, (V,); the probabilities sum to one.
+
+    Raises
+    ------
+    FflmError
+        If they are NaN.
+    """
+    return _numbers(model.probabilities(_last_context(model, prefix.ids))[0])
 
 
 @checked
@@ -123,7 +129,7 @@ def sample(
     Raises
     ------
     FflmError
-        If a value is out of range.
+        If a value is out of range, or the model predicts NaN.
     """
     decoder = _Decoder(model, prefix, length, unknown, _stop_words(model, stop_at_end))
     draw = functools.partial(_draw, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -168,7 +174,7 @@ def beam_search(
     Raises
     ------
     FflmError
-        If a value is out of range.
+        If a value is out of range, or the model predicts NaN.
     """
     decoder = _Decoder(model, prefix, length, unknown, _stop_words(model, stop_at_end))
     hypotheses = decoder.beam_search(beams)
@@ -305,7 +311,7 @@ class _Decoder:
 
     def _allowed(self, scores: npt.NDArray[np.floating[Any]]) -> Floats:
         """Return log-probabilities (..., V) as float64, with minus infinity for words that must not be generated."""
-        allowed = scores.astype(np.float64)
+        allowed = _numbers(scores.astype(np.float64))
         if not self.unknown:
             allowed[..., self.model.vocabulary.unknown_id] = -np.inf
         return allowed
@@ -323,6 +329,13 @@ def _last_context(model: Predictor, ids: npt.NDArray[np.int32]) -> npt.NDArray[n
     context = np.full((1, model.window), padding, np.int32)
     context[0, model.window - len(recent) :] = recent
     return context
+
+
+def _numbers(values: Floats) -> Floats:
+    """Return values (...), after raising an FflmError if any is NaN."""
+    if np.isnan(values.max()):
+        raise FflmError(NOT_NUMBERS)
+    return values
 
 
 def _next_contexts(model: Predictor, contexts: npt.NDArray[np.int32], words: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -2,13 +2,15 @@
 
 import warnings
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Encoding, Many, PathLike, Positive, Seed, Size, checked, to_paths
+from fflm.arguments import Encoding, Many, PathLike, Positive, Seed, Size, checked, to_texts
 from fflm.errors import FflmError
+from fflm.given import Text
 from fflm.models import generation, scoring
 from fflm.models.base import Predictor, Temperature, TopP
 from fflm.models.scoring import Score
@@ -146,19 +148,26 @@ class LanguageModel(Predictor):
         return scoring.score(self, text)
 
     @checked
-    def perplexity(self, *paths: PathLike, encoding: Encoding = "utf-8") -> Score:
-        """Return the score of files and folders as one text, in bounded memory: its perplexity and evaluation conditions.
+    def perplexity(self, *paths: PathLike | Text, encoding: Encoding = "utf-8") -> Score:
+        """Return the score of files, folders and texts in memory (`fflm.Text`) as one text: its perplexity and conditions.
+
+        It takes bounded memory.
 
         Raises
         ------
         FflmError
             If a file cannot be read, or the files contain no words.
         """
-        return scoring.score_files(self, to_paths("paths", paths), encoding)
+        return scoring.score_files(self, to_texts("paths", paths), encoding)
 
     def shares(self) -> list[tuple[float, Predictor]]:
         """Return the predictors of which the model is a mixture, with their weights, which sum to one: by default itself."""
         return [(1.0, self)]
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the models of which it is a mixture, without which it cannot be loaded; by default none."""
+        return []
 
     @property
     def vectors(self) -> Vectors:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
-from fflm.models.base import LineScorer, TextScorer
+from fflm.given import Text
+from fflm.models.base import NOT_NUMBERS, LineScorer, TextScorer
 from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.text.corpus import Part
 from fflm.text.extent import Extent, as_bytes, extent_of
@@ -51,6 +52,11 @@ class Score:
         model splits it into; 0 if they are not known, for a corpus that was tokenized by an early version.
     loss_sum, unknown_loss_sum
         Sum of -log p over all tokens, and over the tokens that are ``<unk>``; nats.
+
+    Raises
+    ------
+    FflmError
+        If ``loss_sum`` is NaN.
     """
 
     vocabulary: int
@@ -64,6 +70,10 @@ class Score:
     words: int = 0
     loss_sum: float = 0.0
     unknown_loss_sum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.loss_sum):
+            raise FflmError(NOT_NUMBERS)
 
     def __repr__(self) -> str:
         return (
@@ -232,19 +242,19 @@ def score(model: LineScorer, text: str) -> Score:
 
 def score_files(
     model: LineScorer,
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path | Text],
     encoding: str = "utf-8",
     errors: Literal["strict", "replace"] = "strict",
     communicator: Communicator = SINGLE_PROCESS,
 ) -> Score:
-    """Return the score of files, folders and ``"-"`` (standard input) as one text, in bounded memory.
+    """Return the score of files, folders, ``"-"`` (standard input) and texts in memory as one text, in bounded memory.
 
     Parameters
     ----------
     model
         The model that scores.
     sources
-        The files, folders and ``"-"``.
+        The files, folders, ``"-"`` and texts in memory.
     encoding, errors
         The encoding of the text, and what to do about bytes that cannot be decoded, as for `open`.
     communicator
@@ -327,15 +337,16 @@ def score_chunks(model: LineScorer, chunks: Iterable[bytes], communicator: Commu
         If the text contains no words.
     """
     reader, chunks = _Reader(model), iter(chunks)
-    result = _empty_score(model)
+    result, held = _empty_score(model), [b""]
 
-    def read() -> list[str]:  # Latin-1 has a character for each byte; processes send each other text, not bytes
-        return [str(chunk, "latin-1") for chunk in itertools.islice(chunks, communicator.size)]
+    def read() -> list[int]:
+        held[:] = itertools.islice(chunks, communicator.size)
+        return list(map(len, held))
 
-    while texts := communicator.on_first(read):
-        scores = []
-        for rank, text in enumerate(texts):
-            ids, extent = model._encoder.encode_chunk(text.encode("latin-1"))
+    while sizes := communicator.on_first(read):
+        text, scores = communicator.broadcast(b"".join(held)), []
+        for rank, (size, end) in enumerate(zip(sizes, itertools.accumulate(sizes), strict=True)):
+            ids, extent = model._encoder.encode_chunk(text[end - size : end])
             losses = reader.losses(ids, skip=rank != communicator.rank)
             scores.append(_score(model, extent, ids, losses))
         own = scores[communicator.rank] if communicator.rank < len(scores) else result

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import regex
 
@@ -22,6 +22,8 @@ BYTES = 256
 """The number of subwords that are single bytes, of which every text can be made."""
 
 _MOST = 1_000_000  # number of subwords; the library reserves memory for as many as are asked for, and aborts if there is none
+_ANOTHER = "give another file"
+_RARE = "\U00010348"  # a letter that few alphabets have
 _SURROGATE = regex.compile(r"[\ud800-\udfff]")
 
 
@@ -51,10 +53,11 @@ class Subwords:
         Raises
         ------
         FflmError
-            If the file cannot be read, or is not a tokenizer.json, or the library is missing.
+            If the file cannot be read, is not a tokenizer.json, or would drop unknown text; or if the library is missing.
         """
-        subwords = cls(read_whole(path, "give another file"), str(path))
-        assert subwords._library
+        subwords = cls(read_whole(path, _ANOTHER), str(path))
+        if not subwords._keeps_all_text:
+            raise FflmError(f"{path} has neither a token for unknown text nor all bytes, so that text would be lost: {_ANOTHER}")
         return subwords._kept()
 
     @classmethod
@@ -99,8 +102,12 @@ class Subwords:
 
     @cached_property
     def words(self) -> list[str]:
-        """All subwords but special tokens such as ``<s>``, as tokenizer.json spells them, in the order of their ids there."""
+        """All subwords, as tokenizer.json spells them, in the order of their ids there.
+
+        Special tokens such as ``<s>`` are not among them, nor is the token for unknown text, which thus is ``<unk>``.
+        """
         special = {each.content for each in self._library.get_added_tokens_decoder().values() if each.special}
+        special.add(self._model.get("unk_token"))
         ids = self._library.get_vocab()
         # Text is split line by line, so that a subword with a newline never occurs.
         return sorted((word for word in ids if word and word not in special and "\n" not in word), key=ids.__getitem__)
@@ -111,13 +118,20 @@ class Subwords:
             return []
         if not line.isascii():
             line = _SURROGATE.sub("\ufffd", line)
-        tokens: list[str] = self._library.encode(line, add_special_tokens=False).tokens
+        library = self._library
+        try:
+            tokens: list[str] = library.encode(line, add_special_tokens=False).tokens
+        except BaseException as error:
+            _refuse(error, f"{self._name} cannot split this text")
         return tokens
 
     def join(self, tokens: Sequence[str]) -> str:
         """Return the text of the subwords of a line; bytes that are not UTF-8, such as half a character, give U+FFFD."""
         decoder = self._library.decoder
-        text: str = decoder.decode(list(tokens)) if decoder else " ".join(tokens)
+        try:
+            text: str = decoder.decode(list(tokens)) if decoder else " ".join(tokens)
+        except BaseException as error:
+            _refuse(error, f"{self._name} cannot join these subwords")
         return text
 
     def readable(self, token: str) -> str:
@@ -132,15 +146,43 @@ class Subwords:
         try:
             json.loads(self.content)
             tokenizer = library.Tokenizer.from_buffer(self.content)
-        except Exception as error:  # the library raises Exception itself
-            problem = f"{self._name} is not a tokenizer.json of Hugging Face's tokenizers"
-            raise FflmError(f"{problem} ({str(error).splitlines()[0]}): give another file") from error
+        except BaseException as error:
+            _refuse(error, f"{self._name} is not a tokenizer.json of Hugging Face's tokenizers")
         tokenizer.encode_special_tokens = True
         tokenizer.no_truncation()
         tokenizer.no_padding()
         if getattr(tokenizer.model, "dropout", None):  # would split the same text in different ways
             tokenizer.model.dropout = None
         return tokenizer
+
+    @cached_property
+    def _model(self) -> dict[str, Any]:
+        """What the file says of the model that splits words, without its subwords; ``unk_token`` is that for unknown text."""
+        model = json.loads(self._library.to_str())["model"]
+        if model.get("unk_id") is not None:
+            model["unk_token"] = model["vocab"][model["unk_id"]][0]
+        return {name: value for name, value in model.items() if name not in ("vocab", "merges")}
+
+    @property
+    def _keeps_all_text(self) -> bool:
+        """Whether all text has subwords, or else the token for unknown text."""
+        ids = self._library.get_vocab(with_added_tokens=False)
+        if self._model.get("unk_token") in ids:
+            return True
+        if self._model.get("continuing_subword_prefix") or self._model.get("end_of_word_suffix"):
+            return False
+        if self._model.get("byte_fallback"):
+            return all(f"<0x{byte:02X}>" in ids for byte in range(BYTES))
+        alphabet = import_library().pre_tokenizers.ByteLevel.alphabet()
+        return ids.keys() >= set(alphabet) and bool(self.split(_RARE))  # which has no tokens unless text is read as bytes
+
+
+def _refuse(error: BaseException, problem: str) -> NoReturn:
+    """Raise an FflmError in place of an error of the library, which raises Exception itself, and what Rust calls a panic."""
+    failed = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+    if isinstance(error, FflmError | MemoryError) or not failed:
+        raise error
+    raise FflmError(f"{problem} ({str(error).partition(chr(10))[0]}): {_ANOTHER}") from error
 
 
 _known: dict[str, Subwords] = {}

@@ -109,7 +109,7 @@ class Vocabulary:
         self._ids = {word: id_ for id_, word in enumerate(self.words) if id_ >= len(symbols)}
         distinct = len(self._ids) == len(self.words) - len(symbols) and not SYMBOLS & self._ids.keys()
         if self.words[: len(symbols)] != symbols or len(self.counts) != len(self.words) or not distinct:
-            raise FflmError(f"the vocabulary is damaged: it must hold {' '.join(symbols)}, then distinct words")
+            raise FflmError(f"a vocabulary has {' '.join(symbols)}, then distinct words, and a count of each")
         if ends:
             self._ids[LINE_END] = 1
 
@@ -136,7 +136,11 @@ class Vocabulary:
     @cached_property
     def _ids(self) -> dict[str, int]:
         """The ids of the words, and of `LINE_END`, but not of the symbols."""
-        return Vocabulary(self.words, self.counts, ends=self.ends, rule=self.rule)._ids
+        try:
+            return Vocabulary(self.words, self.counts, ends=self.ends, rule=self.rule)._ids
+        except FflmError as error:
+            assert self._table is not None
+            raise FflmError(f"{self._table.path} is damaged ({error}): {REMEDY}") from error
 
     @classmethod
     def from_counts(
@@ -370,7 +374,7 @@ class Vocabulary:
             if hashlib.sha256(content).hexdigest() != description["sha256"]:
                 raise ValueError("wrong sha256, its words or their order have changed")
         except (ValueError, KeyError, TypeError, FflmError) as error:
-            raise FflmError(f"{path} is damaged: {error}") from error
+            raise FflmError(f"{path} is damaged ({error}): {REMEDY}") from error
         if mapped is not None and mapped._table != WordTable.make(words, counts, table_path(path)):
             raise FflmError(f"{table_path(path)} is damaged (it does not have the words of {path.name}): {REMEDY}")
         return vocabulary
@@ -399,7 +403,7 @@ def _map_table(path: Path, description: VocabularyAbout) -> Vocabulary | None:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
     if size != figures["bytes"]:
-        raise FflmError(f"{path} is damaged: it has {size:,} bytes instead of {figures['bytes']:,}")
+        raise FflmError(f"{path} is damaged (it has {size:,} bytes instead of {figures['bytes']:,}): {REMEDY}")
     symbols = _symbols(description["ends"])
     if len(table) != description["size"] or len(table) < len(symbols) or [*map(table.word, range(len(symbols)))] != symbols:
         raise FflmError(f"{table_path(path)} is damaged (it does not fit the vocabulary): {REMEDY}")

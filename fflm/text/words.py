@@ -40,11 +40,16 @@ class WordTable:
         b modulo B are ``members[buckets[b] : buckets[b + 1]]``.
     path
         The file that they are from, for messages.
+
+    Attributes
+    ----------
+    path
+        As above.
     """
 
     def __init__(self, arrays: dict[str, npt.NDArray[Any]], path: Path) -> None:
         self._arrays = arrays
-        self._path = path
+        self.path = path
         self._text, self._starts, self._counts, self._buckets, self._members = (arrays[name] for name in _TYPES)
 
     @classmethod
@@ -79,7 +84,7 @@ class WordTable:
         FflmError
             If it cannot be written.
         """
-        save_arrays(self._path, self._arrays, figures)
+        save_arrays(self.path, self._arrays, figures)
 
     @classmethod
     def map(cls, path: Path) -> tuple[Self, TextFigures]:
@@ -150,7 +155,7 @@ class WordTable:
         """
         words = self.lines(0).split("\n")
         if len(words) != len(self):
-            raise FflmError(f"{self._path} is damaged ({len(words)} words instead of {len(self)}): {REMEDY}")
+            raise FflmError(f"{self.path} is damaged ({len(words)} words instead of {len(self)}): {REMEDY}")
         return words
 
     @property
@@ -166,4 +171,4 @@ class WordTable:
         try:
             return encoded.decode()
         except UnicodeDecodeError as error:
-            raise FflmError(f"{self._path} is damaged ({error}): {REMEDY}") from error
+            raise FflmError(f"{self.path} is damaged ({error}): {REMEDY}") from error

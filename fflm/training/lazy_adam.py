@@ -10,6 +10,7 @@ from fflm.backend.protocol import Array, Backend, StepNumbers
 from fflm.errors import FflmError
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset, frame, padded
+from fflm.stored import REMEDY
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2, adam_constants, decay_of
 from fflm.training.settings import TrainingSettings
 
@@ -57,13 +58,11 @@ class LazyAdam:
             If an array is missing, or its shape, dtype or numbers do not fit the parameters.
         """
         if missing := [name for name in self.done if f"done.{name}" not in arrays]:
-            raise FflmError(f"the checkpoint is damaged: it lacks the steps of {', '.join(missing)}; train again")
+            raise FflmError(f"the state lacks the steps of {', '.join(missing)}; {REMEDY}")
         done = {name: arrays[f"done.{name}"].copy() for name in self.done}  # another trainer may still be using these arrays
         for name, rows in self.done.items():
             if done[name].shape != rows.shape or done[name].dtype != rows.dtype or not (done[name].min() >= 0):
-                raise FflmError(
-                    f"the checkpoint is damaged (invalid step counts of {name}): restore it from a copy, or train again"
-                )
+                raise FflmError(f"the state has invalid step counts of {name}; {REMEDY}")
         self.done = done
         self._due = np.max([rows.max(axis=0) for rows in done.values()], axis=0)
 

@@ -268,7 +268,7 @@ class Trainer:
         """Raise an FflmError if a state does not belong to a trainer like this."""
         state, arrays = state_from_dict(state_dict["state"]), state_dict["arrays"]
         if state.batch >= self.batches:
-            raise FflmError(f"the checkpoint is damaged (there is no batch {state.batch} in an epoch): {REMEDY}")
+            raise FflmError(f"the state is that after {state.batch:,} batches of an epoch, which has {self.batches:,}; {REMEDY}")
         for part in self._parts():
             own = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
             Parameters.from_arrays(self.network.config, own)

@@ -27,6 +27,7 @@ from fflm.backend.cpu import backend as cpu_backend
 from fflm.backend.cpu import launching
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cpu.blas import ONE_THREAD
+from fflm.backend.cpu.kernels import FEW_ROWS
 from fflm.models.mixture.cache import NeuralCache, UnigramCache
 from fflm.models.mixture.model import Mixture
 from fflm.models.neural import fast, few
@@ -298,13 +299,34 @@ def in_forked_process(function: Callable[[], Any]) -> tuple[Any, list[int], int 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_process_gives_same_predictions(monkeypatch):
     set_shares(monkeypatch)
-    model, contexts = tiny_model(), np.random.default_rng(1).integers(0, 9, (30, 3), np.int32)
+    model = tiny_model()
+    contexts = np.random.default_rng(1).integers(0, 9, (2 * FEW_ROWS, 3), np.int32)  # so many that threads share them
 
     def predict() -> bytes:
         return model.log_probabilities(contexts).tobytes()
 
     expected = predict()
     assert in_forked_process(predict) == (expected, blas_threads(), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_process_that_was_forked_before_threads_started_has_its_own():
+    program = """
+import os, numpy as np
+from fflm.backend.cpu.launching import kernel
+@kernel()
+def fill(array, threads, t):
+    array[t] = t
+fill(np.zeros(1), 1)
+child = os.fork()
+array = np.full(2, -1.0)
+fill(array, 2)
+if child:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+os._exit(int(array.tolist() != [0, 1]))
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import start_up
 from bengio_table1 import MIXTURES, NETWORKS, PUBLISHED, Trigram, examples, expectation_maximization, figures, losses, mixed
-from common import median_interval, quartiles, shortfalls, show_verdict
+from common import joined, median_interval, quartiles, ratios, shortfalls, show_verdict
 from exact import exact_gradients, exact_updates
 from gpu import CONTENDERS, LARGE, PARTS, STEPS, Comparison, is_failed, large, operations, run_tasks, tasks_of
 from network import helps
@@ -304,9 +304,17 @@ def test_interval_of_median_contains_the_true_one_and_narrows():
     missed, undecided = shortfalls(rows, 1.5)
     assert [part.split(":")[0] for part in missed] == ["low"]
     assert undecided == [
-        "near: 1.50 (1.40 to 1.60) instead of 1.5",
-        "few: 2.00 (-inf to inf) instead of 1.5",
+        "near: 1.50 (1.40 to 1.60) instead of at least 1.5",
+        "few: 2.00 (-inf to inf) instead of at least 1.5",
     ]
+    slow = shortfalls(rows, most=1.5)
+    assert [[part.split(":")[0] for part in parts] for parts in slow] == [["clear"], ["near", "few"]]
+    assert slow[0] == ["clear: 2.00 (2.00 to 2.00) instead of at most 1.5"]
+    assert joined([(missed, undecided), slow]) == (
+        ["low: 1.00 (1.00 to 1.00) instead of at least 1.5", *slow[0]],
+        undecided + slow[1],
+    )
+    assert ratios([1.0, 2.0] * 6, [2.0, 4.0] * 6)["median"] == 2
     assert [show_verdict([], []), show_verdict([], ["noise"]), show_verdict(["a"], ["noise"])] == [True, None, False]
 
 

@@ -4,10 +4,12 @@
 commands. The expected figures are those of that version.
 """
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from command import fflm as run
 
 import fflm
 from fflm.models.classifier.train import ClassifierSession
@@ -36,6 +38,12 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_version_1_language_models_give_same_perplexity(folder, name, perplexity):
     assert fflm.load(folder / name).score(SENTENCE).perplexity == pytest.approx(perplexity, **CLOSE)
+
+
+def test_command_shows_no_figures_that_version_1_did_not_count(folder):
+    shown = run("score", "-m", "ngram.ngram", "--part", "valid", folder=folder).stdout
+    assert re.search(r"\ncharacters +[\d,]+\n", shown)
+    assert not re.search("nan|byte|white space", shown)
 
 
 @pytest.mark.parametrize(

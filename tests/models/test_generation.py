@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny import MODES, Bigrams, tiny_model
 
 from fflm.cli import main
+from fflm.errors import FflmError
 from fflm.models import generation
 from fflm.models.generation import (
     _ending,
@@ -306,6 +307,24 @@ def test_generate_and_next_words_of_model(model):
     assert model.generate("the cat", greedy=True) == model.generate("the cat", temperature=0)
     assert len(model.generate("the", samples=2, beams=4, length=5)) == 2
     assert abs(sum(p for _, p in model.next_words("the", top=100)) - 1) < 1e-6
+
+
+def test_model_that_predicts_nan_is_refused():
+    """Such are the weights in a damaged file whose checksum was not verified."""
+    model = tiny_model()
+    for array in model.parameters:
+        array[...] = np.finfo(array.dtype).max
+    with np.errstate(all="ignore"):
+        for use in (
+            lambda: model.next_words("the"),
+            lambda: model.generate("the"),
+            lambda: model.generate("the", greedy=True),
+            lambda: model.generate("the", top_k=2, top_p=0.5),
+            lambda: model.generate("the", beams=2),
+            lambda: model.score("the cat"),
+        ):
+            with pytest.raises(FflmError, match=r"^the model predicts NaN, .*: restore it"):
+                use()
 
 
 @given(

@@ -23,7 +23,7 @@ from fflm.text.corpus import Corpus
 from fflm.text.holdout import Count
 from fflm.text.settings import TextSettings
 from fflm.text.subwords import Subwords
-from fflm.text.tokenize import TextSource, tokenize
+from fflm.text.tokenize import TextSource, _find_token, tokenize
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import VocabularyRule
 
@@ -92,7 +92,10 @@ def test_missing_library_is_named_in_one_line(monkeypatch):
         Subwords(TRAINED.content).split("a")
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"the\ncat\n", b"[1]"])
+NO_MODEL = b'{"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}'
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"the\ncat\n", b"[1]", NO_MODEL])
 def test_file_that_is_no_tokenizer_is_refused_in_one_line(content, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
@@ -118,13 +121,63 @@ def test_unknown_text_of_another_models_words_is_unknown(tmp_path):
     other = tokenizers.Tokenizer(tokenizers.models.WordPiece(words, unk_token="[UNK]"))
     other.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     other.decoder = tokenizers.decoders.WordPiece()
-    other.add_special_tokens(["[UNK]"])
     other.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "text").write_text("the cats\nthe dog\n", encoding="utf-8")
     rule = VocabularyRule(words=tmp_path / "tokenizer.json")
     corpus = tokenize(TextSource([tmp_path / "text"], SUBWORDS, rule, valid=None), tmp_path / "ids")
     assert corpus.vocabulary.decode(corpus.parts["train"].ids[:]) == ["the", "cat", "##s", "\n", "the", "<unk>", "\n"]
+    assert corpus.vocabulary.words == ["<unk>", "</s>", "the", "##s", "cat"]
     assert corpus.settings.tokenizer.detokenize(["the", "cat", "##s", "\n", "the"]) == "the cats\nthe"
+
+
+UNKNOWN = "[UNK]"
+
+
+def made_elsewhere(path, model, pre_tokenizer=None):
+    """Write the tokenizer.json of a model; return its path."""
+    other = tokenizers.Tokenizer(model)
+    other.pre_tokenizer = pre_tokenizer or tokenizers.pre_tokenizers.Whitespace()
+    other.save(str(path / "tokenizer.json"))
+    return path / "tokenizer.json"
+
+
+BYTES = {letter: number for number, letter in enumerate(sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))}
+SPELLED = {f"<0x{byte:02X}>": byte for byte in range(256)}
+BYTE_LEVEL = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+KEEPING = [
+    (tokenizers.models.BPE(BYTES, []), BYTE_LEVEL),
+    (tokenizers.models.BPE(SPELLED, [], byte_fallback=True), None),
+    (tokenizers.models.BPE({UNKNOWN: 0, "t": 1}, [], unk_token=UNKNOWN), None),
+    (tokenizers.models.Unigram([(UNKNOWN, 0.0), ("t", -1.0)], 0), None),
+]
+LOSING = [
+    (tokenizers.models.BPE({"t": 0, "h": 1, "e": 2}, []), None),
+    (tokenizers.models.BPE(BYTES, []), None),
+    (tokenizers.models.BPE(BYTES, [], continuing_subword_prefix="#"), BYTE_LEVEL),
+    (tokenizers.models.BPE({name: id_ for name, id_ in SPELLED.items() if id_ < 255}, [], byte_fallback=True), None),
+    (tokenizers.models.BPE({"t": 0}, [], unk_token=UNKNOWN), None),
+    (tokenizers.models.WordPiece({"the": 0}, unk_token=UNKNOWN), None),
+    (tokenizers.models.Unigram([("t", -1.0)], None), None),
+]
+
+
+@pytest.mark.parametrize(("model", "pre_tokenizer"), KEEPING)
+def test_tokenizer_of_another_model_that_keeps_all_text_is_read(model, pre_tokenizer, tmp_path):
+    given = Subwords.read(made_elsewhere(tmp_path, model, pre_tokenizer))
+    assert given.split("猫t")
+    assert UNKNOWN not in given.words
+
+
+@pytest.mark.parametrize(("model", "pre_tokenizer"), LOSING)
+def test_tokenizer_of_another_model_that_would_lose_text_is_refused(model, pre_tokenizer, tmp_path):
+    with pytest.raises(FflmError, match=r"tokenizer.json has neither a token for unknown text nor all bytes"):
+        Subwords.read(made_elsewhere(tmp_path, model, pre_tokenizer))
+
+
+def test_failures_of_the_library_are_one_line(tmp_path):
+    content = made_elsewhere(tmp_path, tokenizers.models.WordPiece({"the": 0}, unk_token=UNKNOWN)).read_bytes()
+    with pytest.raises(FflmError, match=r"^tokenizer.json cannot split this text \(WordPiece [^\n]*\): give another file$"):
+        Subwords(content).split("the cat")
 
 
 def part_text(corpus, name):
@@ -142,6 +195,14 @@ def test_parts_of_subwords_are_the_texts_of_the_parts_of_words(mode, tmp_path):
         expected = words.vocabulary.decode(words.parts[name].ids[:])
         assert Tokenizer().split(part_text(made, name)) in (expected, [*expected, "\n"]), name
     assert sum(part.words for part in made.parts.values()) == sum(len(line.split()) for line in lines)
+
+
+@pytest.mark.parametrize("settings", [TextSettings(), TextSettings(line_ends=False), TextSettings(mode="sentence")])
+def test_text_is_cut_at_the_beginning_of_a_line_or_between_words(settings):
+    text, words = "a b\n\n  c d\n e", ["a", "b", "c", "d", "e"]
+    cuts = {word: _find_token(text, settings.tokens(text).index(word), settings) for word in words}
+    assert [text[:stop] for stop, _ in cuts.values()] == ["", "a", "a b\n\n", "a b\n\n  c", "a b\n\n  c d\n"]
+    assert [text[start:] for _, start in cuts.values()] == [text, "b\n\n  c d\n e", "  c d\n e", "d\n e", " e"]
 
 
 def test_subwords_are_not_trained_on_held_out_text(tmp_path):

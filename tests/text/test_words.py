@@ -73,7 +73,7 @@ def test_arrays_of_other_words_are_ignored(stored):
 def test_text_of_other_size_is_refused(stored):
     _, path, about = stored
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(FflmError, match=r"vocabulary\.tsv is damaged: it has 8. bytes instead of 8."):
+    with pytest.raises(FflmError, match=r"vocabulary\.tsv is damaged \(it has 8. bytes instead of 8.\): restore it"):
         Vocabulary.load(path, about)
     path.unlink()
     with pytest.raises(FflmError, match=r"cannot read .*vocabulary\.tsv"):
@@ -108,6 +108,15 @@ def test_truncated_arrays_are_refused(stored):
     table_path(path).write_bytes(table_path(path).read_bytes()[:-1])
     with pytest.raises(FflmError, match=r"vocabulary\.safetensors is damaged"):
         Vocabulary.load(path, about)
+
+
+def test_words_that_are_not_distinct_are_refused_when_they_are_needed(stored):
+    _, path, about = stored
+    mapped, figures = map_arrays(table_path(path), TYPES)
+    text = mapped.arrays["text"].tobytes().replace(b"\n9\n", b"\n3\n")
+    save_arrays(table_path(path), {**mapped.arrays, "text": np.frombuffer(text, np.uint8)}, figures)
+    with pytest.raises(FflmError, match=r"vocabulary\.safetensors is damaged \(.* distinct words.*\): restore it"):
+        Vocabulary.load(path, about).encode(["9"] * 9)
 
 
 def test_damaged_arrays_are_used_or_refused_and_found_by_verify(stored):

@@ -322,7 +322,7 @@ def test_state_dict_of_another_network_is_refused():
 def test_damaged_state_dict_is_refused():
     state_dict = trainer().state_dict()
     state_dict["state"]["batch"] = 10**6
-    with pytest.raises(FflmError, match="no batch 1000000"):
+    with pytest.raises(FflmError, match="after 1,000,000 batches of an epoch, which has"):
         trainer().load_state_dict(state_dict)
     state_dict = trainer().state_dict()
     del state_dict["arrays"]["parameters.embeddings"]

@@ -199,10 +199,15 @@ class Mixture(LanguageModel):
             known = save_description(folder, kind, self.text, self.vocabulary, about)
             save_arrays(folder / WEIGHTS, {"weights": self.weights}, self.about["figures"], known)
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of its components, and of the components of these."""
+        models = [(Path(name), each) for name, each in self.components.items() if isinstance(each, LanguageModel)]
+        return [folder for path, model in models for folder in (path, *model.folders)]
+
     def check_apart(self, path: Path) -> None:
-        """Raise an FflmError if a folder is that of a component, which the mixture must not replace."""
-        folders = [Path(name) for name, component in self.components.items() if not isinstance(component, Cache)]
-        if path.resolve() in [folder.resolve() for folder in folders]:
+        """Raise an FflmError if a folder is that of a component, or a component of one, which the mixture must not replace."""
+        if path.resolve() in [folder.resolve() for folder in self.folders]:
             raise FflmError(f"{path} is a part of the mixture: choose another folder")
 
     @classmethod

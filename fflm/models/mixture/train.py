@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fflm.arguments import Device, Encoding, Errors, Paths, Size, checked, to_paths
+from fflm.arguments import Device, Encoding, Errors, Paths, Size, Texts, checked, to_paths, to_texts
 from fflm.errors import FflmError
 from fflm.models.base import Predictor
 from fflm.models.corpora import trained_part
@@ -28,7 +28,7 @@ def mix(
     *,
     cache: Size | None = None,
     neural_cache: Size | None = None,
-    tune: Paths = (),
+    tune: Texts = (),
     encoding: Encoding = "utf-8",
     errors: Errors = "strict",
     device: Device = "cpu",
@@ -44,8 +44,8 @@ def mix(
     neural_cache
         Size of a neural cache to mix in, in words, with the keys of the first network; None for no cache.
     tune
-        Files or folders with the held-out text, or ``"-"`` for standard input; by default the validation part of the first
-        model's corpus.
+        Files, folders and texts in memory (`fflm.Text`) with the held-out text, or ``"-"`` for standard input; by default the
+        validation part of the first model's corpus.
     encoding
         Character encoding of the held-out text.
     errors
@@ -67,7 +67,8 @@ def mix(
     return tune_weights(combine(paths, cache, neural_cache, device), tune, encoding, errors)
 
 
-def combine(paths: Paths, cache: int | None = None, neural_cache: int | None = None, device: Device = "cpu") -> Mixture:
+@checked
+def combine(paths: Paths, cache: Size | None = None, neural_cache: Size | None = None, device: Device = "cpu") -> Mixture:
     """Load models as the components of a mixture with equal weights.
 
     Parameters
@@ -97,7 +98,7 @@ def combine(paths: Paths, cache: int | None = None, neural_cache: int | None = N
     return Mixture(components, np.full(len(components), 1 / len(components)))
 
 
-def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8", errors: Errors = "strict") -> Mixture:
+def tune_weights(mixture: Mixture, tune: Texts = (), encoding: Encoding = "utf-8", errors: Errors = "strict") -> Mixture:
     """Return a mixture of the same components, with the weights that predict a held-out text best.
 
     Of a neural cache, theta is chosen as well: weights are estimated with each of `THETAS`.
@@ -107,7 +108,7 @@ def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8
     mixture
         From `combine`.
     tune
-        Files, folders or ``"-"`` with the held-out text; by default the validation part of the first model's corpus.
+        As for `mix`.
     encoding, errors
         Of these, as `read_chunks` takes them.
 
@@ -119,8 +120,8 @@ def tune_weights(mixture: Mixture, tune: Paths = (), encoding: Encoding = "utf-8
     groups = [_variants(name, component) for name, component in mixture.components.items()]
     components = {name: variant for group in groups for name, variant in group.items()}
     comparison = ComponentScorer(Mixture(components, np.full(len(components), 1 / len(components))), keep=True)
-    if tune:
-        texts = to_paths("tune", tune)
+    if not isinstance(tune, tuple) or tune:
+        texts = to_texts("tune", tune)
         source = ", ".join(map(str, texts))
         score = score_files(comparison, texts, encoding, errors)
         if score.tokens == score.unknown + score.ends:

@@ -30,9 +30,12 @@ def load_teacher(path: Path, weight: float, corpus: Corpus, student: Path) -> Te
     Raises
     ------
     FflmError
-        If it is not a model, or consists of anything but networks with one softmax over the words of the corpus.
+        If it is not a model, consists of anything but networks with one softmax over the words of the corpus, or would be
+        replaced by the student.
     """
     model = load_language_model(path)
+    if student.resolve() in [folder.resolve() for folder in (path, *model.folders)]:
+        raise FflmError(f"{student} is needed to resume training, as the teacher or a part of it: choose another folder")
     if not model.vocabulary.has_words_of(corpus.vocabulary) or model.text != corpus.settings:
         raise FflmError(f"{path} has another vocabulary than the text, or reads it in another way: train on the text of {path}")
     networks = []

@@ -65,7 +65,7 @@ def memory_bytes(memory: str, processes: int = 1) -> int:
     FflmError
         If ``memory`` is neither a size nor a share.
     """
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?([KMGT]|%)", memory):
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?([KMGT]|%)", memory):
         raise SettingsError(f"`memory` is {memory!r}: give a size such as 500M or 2G, or a share such as 50%")
     number, unit = float(memory[:-1]), memory[-1]
     if unit == "%":

@@ -25,7 +25,7 @@ from fflm.models.mixture import train as mixture_train
 from fflm.models.mixture.cache import UnigramCache
 from fflm.models.mixture.kernels import add_exponentials
 from fflm.models.mixture.model import ComponentScorer, Mixture, interpolate_losses
-from fflm.models.mixture.train import GAP, estimate_weights, mix
+from fflm.models.mixture.train import GAP, combine, estimate_weights, mix
 from fflm.models.neural.model import NeuralModel, save_config
 from fflm.models.scoring import score
 from fflm.text.windows import Windows
@@ -241,6 +241,9 @@ def test_mixture_refuses_components_with_other_vocabulary_or_text():
         Mixture({"a": one, "b": tiny_model(MODES["line ends"])}, [0.5, 0.5])
     with pytest.raises(FflmError, match="from 1 to 1,000,000"):
         UnigramCache(0, one.vocabulary, one.text)
+    for name in ("cache", "neural_cache"):
+        with pytest.raises(FflmError, match=f"`{name}` must be an integer from 1 to 1,000,000"):
+            combine(["a.model"], **{name: 10**9})
 
 
 # Folders.

@@ -126,3 +126,16 @@ def test_teachers_that_cannot_teach_are_refused(folder, line, reason):
     assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr
     assert re.search(reason, result.stderr), result.stderr
     assert snapshot(folder) == before
+
+
+def test_student_and_mixture_cannot_replace_what_they_are_made_of(folder):
+    before = snapshot(folder)
+    for teacher in ("two.model", "both.mix"):
+        arguments = ("--teacher", teacher, "-o", "two.model", "--overwrite", "--epochs", 1, "-q")
+        result = fflm("train", "one.model", *arguments, folder=folder)
+        assert result.stderr == (
+            "error: two.model is needed to resume training, as the teacher or a part of it: choose another folder\n"
+        )
+    with pytest.raises(FflmError, match=r"two\.model is a part of the mixture"):
+        library.load(folder / "cache.mix").save(folder / "two.model", overwrite=True)
+    assert snapshot(folder) == before

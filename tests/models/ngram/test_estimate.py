@@ -88,7 +88,7 @@ def test_memory_is_a_size_or_a_share_for_all_processes(tmp_path, text):
     assert memory_bytes("1.5K") == memory_bytes("1.5K", 4) == 1536
     assert memory_bytes("2G") == 2**31
     assert memory_bytes("50%", 4) == pytest.approx(available_memory() / 8, rel=0.2)
-    for wrong in ("2", "G", "-1G", "2 G", "150"):
+    for wrong in ("2", "G", "-1G", "2 G", "150", f"{10**400}G"):
         with pytest.raises(FflmError, match="memory"):
             train("text.txt", tmp_path / "x.ngram", memory=wrong)
 
