@@ -427,7 +427,7 @@ def _score_pieces(ids, borders, joined, tables, losses):
     piece = 0
     while piece < pieces:
         words[0] = tables.padding  # before the padding of the first piece, because its look-ups go one word too far
-        first, used, count, many = borders[piece] - borders[0], 1, 0, 0
+        first, used, count, many = borders[piece] - borders[0], np.int64(1), np.int64(0), np.int64(0)  # literals have other types
         while piece < pieces and used + (borders[piece + 1] - borders[piece] + 1) * (window + 1) <= room:
             low, high = borders[piece], borders[piece + 1]
             begin = 0 if joined else low
