@@ -10,6 +10,12 @@ words on average. Such a text has about as many distinct n-grams as a natural te
 on their number. The models must be the same, bit for bit. Beside it stands the rate that Heafield et al. (2013,
 https://aclanthology.org/P13-2121) published for KenLM's lmplz, on another machine: 126 billion tokens in 2.8 days, with 140 GB.
 
+With --lmplz PATH, which is that program, the script runs it and `fflm ngram train` on the sentences of WikiText-2 and, with
+--large, of the large text, with the same order and bound of memory. Both read the same file, in which <unk> has another name,
+because lmplz refuses this word. lmplz writes an ARPA file; the folder that fflm writes also has the index, so that the model can
+be used at once. The models must have as many n-grams of each order, and the same probabilities and back-off weights in a
+sample. <unk> is in the sample: it does not occur, so both give it what is left to each word when unigrams are interpolated.
+
 With --nltk PYTHON, a Python that has nltk (`python3 -m venv nltk; nltk/bin/pip install nltk`), the script also trains and
 scores with nltk.lm.KneserNeyInterpolated, on the beginning of WikiText-2 with order 3, and records the rates beside fflm's.
 """
@@ -17,26 +23,31 @@ scores with nltk.lm.KneserNeyInterpolated, on the beginning of WikiText-2 with o
 import argparse
 import hashlib
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import brown, check_sizes, machine, parse, record, show_verdict, wikitext
+from common import FFLM, brown, check_sizes, machine, parse, record, show_verdict, wikitext
 
 from fflm.cli.report import describe_perplexity
 from fflm.errors import FflmError
 from fflm.models.ngram.counting import Work
 from fflm.models.ngram.estimate import estimate, estimate_on_disk
 from fflm.models.ngram.indexing import build_index
+from fflm.models.ngram.kernels import find_contexts
 from fflm.models.ngram.model import NgramModel
 from fflm.models.ngram.settings import ORDER, memory_bytes
+from fflm.models.ngram.tables import Tables
 from fflm.models.ngram.train import estimate_model
 from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
@@ -56,6 +67,12 @@ BOUNDS = "8G", "2G", "256M"
 
 LMPLZ = {"tokens": 126e9, "seconds": 2.8 * 24 * 3600, "memory": 140e9, "source": "https://aclanthology.org/P13-2121"}
 """What Heafield et al. (2013) published for lmplz, order 5, on one machine."""
+
+LMPLZ_BOUND = "2G"
+"""The bound of memory with which lmplz and fflm estimate the same model."""
+
+SAMPLES, DIFFERENCE = 20_000, 1e-4
+"""How many n-grams are compared with lmplz's, and the largest difference of their base-10 logarithms."""
 
 NLTK = 20_000, 100
 """Tokens on which nltk.lm is trained, and which it scores."""
@@ -168,6 +185,87 @@ def measure_nltk(python: Path, corpus: Corpus) -> dict[str, Any]:
     }
 
 
+def measure_lmplz(lmplz: Path, name: str, ids: np.ndarray, words: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Estimate a model of a text with lmplz and with fflm, and compare both; return what they took, and how far they differ."""
+    text, arpa, model = folder / "sentences.txt", folder / "sentences.arpa", folder / "sentences.ngram"
+    write_sentences(ids, words, text)
+    reading = ["--tokenizer", "space", "--mode", "sentence", "--min-count", 1, "--valid", 0]
+    shared = ["--order", ORDER, "--memory", LMPLZ_BOUND, "--overwrite", "-q"]
+    took = {
+        "lmplz": run_measured(lmplz, "-o", ORDER, "-S", LMPLZ_BOUND, "-T", f"{folder}/", "--text", text, "--arpa", arpa),
+        "fflm": run_measured(*FFLM, "ngram", "train", text, "-o", model, *reading, *shared),
+    }
+    for each, figures in took.items():
+        print(
+            f"{name}, {len(ids):,} tokens, order {ORDER}, bound {LMPLZ_BOUND}, {each}: {figures['seconds']:.1f} s, "
+            f"of processors {figures['processor_seconds']:.1f} s, peak memory {figures['memory'] / 1e9:.2f} GB"
+        )
+    return {"corpus": name, "tokens": len(ids), "order": ORDER, "bound": LMPLZ_BOUND, **took, **compare(arpa, model)}
+
+
+def write_sentences(ids: np.ndarray, words: Sequence[str], file: Path) -> None:
+    """Write a text (N,), in which line ends are tokens, as the lines that are not empty; lmplz needs an end of the last one."""
+    end = words.index("</s>")
+    names = np.array([{"</s>": "\n", "<unk>": "[unknown] "}.get(word, f"{word} ") for word in words], object)
+    ids = np.append(ids, np.uint32(end))
+    ids = ids[(ids != end) | (np.append(np.uint32(end), ids[:-1]) != end)]
+    with file.open("w", encoding="utf-8") as output:
+        for low in range(0, len(ids), 1 << 20):
+            output.write("".join(names[ids[low : low + (1 << 20)]]))
+
+
+def run_measured(*command: Any) -> dict[str, float]:
+    """Run a command; return its time and its processor time, in seconds, and the peak memory of its largest process, in bytes."""
+    started = time.monotonic()
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"failed: {' '.join(map(str, command))}")
+    processor = usage.ru_utime + usage.ru_stime
+    return {"seconds": time.monotonic() - started, "processor_seconds": processor, "memory": usage.ru_maxrss * 1024}
+
+
+def compare(arpa: Path, folder: Path) -> dict[str, Any]:
+    """Compare n-grams at random places of lmplz's file with those of a model; exit if the models differ.
+
+    Returns the number of n-grams of each order, that of those that were compared, and the largest difference.
+    """
+    model = NgramModel.load(folder)
+    numbers, rows = {word: number for number, word in enumerate([*model.vocabulary.words, "<s>"])}, defaultdict(list)
+    with arpa.open("rb") as file:
+        file.readline()
+        counts = [int(file.readline().partition(b"=")[2]) for _ in range(ORDER)]
+        places = np.random.default_rng(1).integers(arpa.stat().st_size, size=SAMPLES).tolist()
+        for place in (file.tell() + 1, *places):  # the first is that of <unk>
+            file.seek(place)
+            file.readline()
+            log_p, *rest = file.readline().decode().split("\t")
+            words = [numbers[word] for word in rest[0].split()] if rest else []
+            if words and words != [numbers["<s>"]]:  # lmplz gives <s> a probability
+                rows[len(words)].append((words, float(log_p), float(rest[1]) if len(rest) > 1 else 0.0))
+    differences = np.concatenate([_differences(model.tables, *map(np.array, zip(*some, strict=True))) for some in rows.values()])
+    compared, largest = len(differences), float(differences.max())
+    print(f"compared {compared:,} of {sum(counts):,} n-grams: log10 p and back-off weights differ by at most {largest:.1e}")
+    if counts[1:] != model.about["ngram"]["counts"][1:] or largest > DIFFERENCE:
+        sys.exit(f"the models differ, nothing is recorded: lmplz has {counts} n-grams, fflm {model.about['ngram']['counts']}")
+    return {"counts": counts, "compared": compared, "largest_difference": largest}
+
+
+def _differences(tables: Tables, words: np.ndarray, log_p: np.ndarray, back_offs: np.ndarray) -> np.ndarray:
+    """Return how much the base-10 logarithms of n-grams (B, n) differ from those of tables, (B,)."""
+    contexts, own = np.full((2, len(words)), -1), np.full((2, len(words)), -np.inf)
+    for found, length in zip(contexts, (words.shape[1] - 1, words.shape[1]), strict=True):
+        find_contexts(tables.children, tables.words, words[:, :length].astype(np.int32), found, 1)
+    for i, (node, longer) in enumerate(contexts.T.tolist()):
+        low, high = tables.starts[node : node + 2].tolist()
+        gram = low + int(np.searchsorted(tables.targets[low:high], words[i, -1]))
+        if node >= 0 and gram < high and tables.targets[gram] == words[i, -1]:
+            own[0, i] = tables.log_probabilities[gram]
+        own[1, i] = tables.back_offs[longer] if longer >= 0 else 0
+    return np.abs(own / np.log(10) - [log_p, back_offs]).max(axis=0)
+
+
 def pieces(source: np.ndarray, count: int) -> np.ndarray:
     """Return ids (count,) of random pieces of a text, `PIECE` words long on average."""
     generator = np.random.default_rng(1)
@@ -186,6 +284,7 @@ def main() -> None:
     parser.add_argument("wikitext", type=Path, help="the folder that `fflm corpus get wikitext-2` makes")
     parser.add_argument("--large", action="store_true", help="also measure time and memory on a large text")
     parser.add_argument("--nltk", type=Path, metavar="PYTHON", help="also train and score with nltk.lm of this Python")
+    parser.add_argument("--lmplz", type=Path, metavar="PATH", help="also estimate with this program of KenLM")
     parser.add_argument("--tokens", type=int, default=100_000_000, help="length of the large text [default: %(default)s]")
     options = parse(parser)
     about = machine()
@@ -204,11 +303,18 @@ def main() -> None:
                 rates = beside[name_]
                 print(f"{name_}: {rates['train_rate']:,.0f} tokens/s trained, {rates['score_rate']:,.1f} tokens/s scored")
             record("ngram_nltk", options.quick, about, **beside)
+        tokens = 10**6 if options.quick else options.tokens
+        if options.lmplz:
+            corpus = corpora["WikiText-2"]
+            texts = {"WikiText-2": corpus.parts["train"].ids[:]}
+            if options.large:
+                texts["pieces of WikiText-2"] = pieces(texts["WikiText-2"], tokens)
+            beside = [measure_lmplz(options.lmplz, *text, corpus.vocabulary.words, Path(name)) for text in texts.items()]
+            record("ngram_lmplz", options.quick, about, results=beside)
         if options.large:
             large = []
             for bound in BOUNDS:
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # so that its peak memory is that of the estimation
-                    tokens = 10**6 if options.quick else options.tokens
                     each = pool.submit(measure_large, corpora["WikiText-2"].path, tokens, bound, Path(name)).result()
                 large.append(each)
                 print(

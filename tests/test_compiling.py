@@ -1,6 +1,7 @@
 """The cache of compiled functions: they are found again, replaced when damaged, and not stored in unwritable folders."""
 
 import functools
+import gc
 import json
 import logging
 import os
@@ -14,6 +15,8 @@ import numba
 import numpy as np
 import pytest
 from command import installed_fflm as fflm
+from numba.core.errors import TypingError
+from numba.core.target_extension import CPU, jit_registry
 from tiny import MODES, tiny_model
 
 import fflm as package
@@ -273,3 +276,16 @@ print(json.dumps(sorted(compiled() - before)))
     result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == []
+
+
+def test_failed_compilation_leaves_numba_and_garbage_collection_as_they_were(cache_folder):
+    decorator = jit_registry[CPU]
+
+    @compiled()
+    def wrong(number):
+        return np.empty(number).nothing
+
+    with pytest.raises(TypingError):
+        wrong(1)
+    assert gc.isenabled()
+    assert jit_registry[CPU] is decorator

@@ -17,6 +17,9 @@ from fflm.text.vocabulary import UNKNOWN, Vocabulary
 ADDITIONS = 256
 """Number of times that new pieces were added, after which the table of a thread gets all words of the vocabulary."""
 
+SHORT = 1 << 16
+"""Number of bytes of texts that are encoded without kernels, in less time than it takes to load these."""
+
 EncodedLines = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 
@@ -25,7 +28,7 @@ class Encoder:
 
     Kernels look up the pieces between blanks in a table of those that were seen, to which new ones are added when they have been
     tokenized; after some time, all words of the vocabulary are added. Each thread has a table of its own, so that any number of
-    threads may encode at once.
+    threads may encode at once. The first `SHORT` bytes are tokenized directly.
 
     Parameters
     ----------
@@ -44,6 +47,7 @@ class Encoder:
         self.settings = settings
         self.vocabulary = vocabulary
         self.reads_pieces = settings.tokenizer.cuts_at_blanks
+        self._seen = 0  # number of bytes
         self._words: Pieces | None = None  # the table with the vocabulary's words alone
         self._own = threading.local()
 
@@ -55,7 +59,7 @@ class Encoder:
 
         The chunk is UTF-8, and all its line ends are newlines.
         """
-        if self.reads_pieces:
+        if self._use_kernels(len(chunk)):
             ids, characters = self._pieces.encode(chunk)
             return ids, extent_of(chunk, characters)
         text = str(chunk, "utf-8", "surrogatepass")
@@ -75,9 +79,9 @@ class Encoder:
         borders : numpy.ndarray
             Where each line begins in them, and where the last ends, (L + 1,), int64.
         """
-        if self.reads_pieces:
+        if self._use_kernels(sum(map(len, lines))):
             return self._pieces.encode_separated(_joined(lines), len(lines))[:2]
-        return self._encode_characters([with_newlines(line) for line in lines])
+        return self._encode_directly([with_newlines(line) for line in lines])
 
     def apply(self, kernel: Callable[..., Any], lines: Sequence[str], *arguments: Any) -> Any:
         """Return what a kernel returns that reads lines.
@@ -98,6 +102,11 @@ class Encoder:
             if result[-1]:
                 return result
             pieces.learn(text)
+
+    def _use_kernels(self, size: int) -> bool:
+        """Return whether kernels encode the next text, of about ``size`` bytes."""
+        self._seen += size
+        return self.reads_pieces and self._seen > SHORT
 
     @property
     def known(self) -> Any:
@@ -153,8 +162,8 @@ class Encoder:
         ids[[token == LINE_END for token in tokens]] = 0
         return ids, text
 
-    def _encode_characters(self, lines: list[str]) -> EncodedLines:
-        """Encode lines of which spaces are tokens, too."""
+    def _encode_directly(self, lines: list[str]) -> EncodedLines:
+        """Encode lines, whose line ends are newlines, without kernels."""
         lines = [line if line.endswith("\n") or not line else f"{line}\n" for line in lines]
         ids = [self.settings.encode_text(line, self.vocabulary) for line in lines]
         if self.settings.ends:

@@ -309,5 +309,6 @@ def _find_keys(text, start, places, slots, keys):
 def _with_room(ids, count, size):
     """Return an array of ids (size,) that begins with the first ``count`` of ids (N,)."""
     result = np.empty(size, ids.dtype)
-    result[:count] = ids[:count]
+    for i in range(count):  # a slice set to another takes Numba longer to compile than the kernel
+        result[i] = ids[i]
     return result

@@ -67,7 +67,14 @@ def vocabulary_of(settings):
     return Vocabulary.from_words(words, {LINE_END: 1} if settings.ends else {}, ends=settings.ends)
 
 
-ENCODERS = {name: Encoder(read, vocabulary_of(read)) for name, read in READ.items()}
+def encoder_of(read, vocabulary):
+    """Return an encoder that uses kernels from the first text on."""
+    encoder = Encoder(read, vocabulary)
+    encoder._seen = encoder_module.SHORT
+    return encoder
+
+
+ENCODERS = {name: encoder_of(read, vocabulary_of(read)) for name, read in READ.items()}
 
 
 def expected_ids(line, read, vocabulary):
@@ -83,11 +90,12 @@ def expected_ids(line, read, vocabulary):
 @example(lines=["the\tcat\u00a0x", "ΟΔΟΣ ΟΔΟΣ", "a \u0301 \u00a8b", "caterpillar caterpillars caterpillar"])
 @given(lines=st.lists(TEXTS, max_size=5))
 def test_encoded_lines_equal_encoded_texts(name, lines):
-    read, encoder = READ[name], ENCODERS[name]
-    ids, borders = encoder.encode(lines)
-    found = [ids[low:high].tolist() for low, high in itertools.pairwise(borders)]
-    assert found == [expected_ids(line, read, encoder.vocabulary) for line in lines]
-    assert (ids.dtype, borders.dtype) == (np.int32, np.int64)
+    read, vocabulary = READ[name], ENCODERS[name].vocabulary
+    for encoder in (ENCODERS[name], Encoder(read, vocabulary)):  # the latter does not use kernels
+        ids, borders = encoder.encode(lines)
+        found = [ids[low:high].tolist() for low, high in itertools.pairwise(borders)]
+        assert found == [expected_ids(line, read, vocabulary) for line in lines]
+        assert (ids.dtype, borders.dtype) == (np.int32, np.int64)
 
 
 CHUNKS = st.lists(TEXTS | st.lists(st.sampled_from(PIECES)).map(" ".join), max_size=4)
@@ -99,9 +107,11 @@ CHUNKS = st.lists(TEXTS | st.lists(st.sampled_from(PIECES)).map(" ".join), max_s
 @given(chunks=CHUNKS)
 def test_encoded_chunks_equal_encoded_texts(name, chunks):
     read, encoder = READ[name], ENCODERS[name]
+    direct = Encoder(read, encoder.vocabulary)  # it does not use kernels for so little text
     for chunk in map(with_newlines, chunks):
         ids, extent = encoder.encode_chunk(as_bytes(chunk))
         assert ids.tolist() == read.encode_text(chunk, encoder.vocabulary).tolist()
+        assert direct.encode_chunk(as_bytes(chunk))[0].tolist() == ids.tolist()
         expected = len(read.tokenizer.normalize(chunk)), len(as_bytes(chunk)), len(chunk.split())
         assert (ids.dtype, extent) == (np.int32, expected)
 
@@ -109,7 +119,7 @@ def test_encoded_chunks_equal_encoded_texts(name, chunks):
 def test_words_of_eight_bytes_have_different_keys():
     """A key that were the same for all of them would make look-ups slow, but not wrong."""
     words = [f"{number:08}" for number in range(3000)]
-    encoder = Encoder(READ["sentences, split at spaces"], Vocabulary.from_words(words, {LINE_END: 1}, ends=True))
+    encoder = encoder_of(READ["sentences, split at spaces"], Vocabulary.from_words(words, {LINE_END: 1}, ends=True))
     encoder.encode([" ".join(words)])
     keys = encoder._pieces._slots[:, 0]
     assert len(set(keys[keys > 0].tolist())) == len(words)
@@ -118,7 +128,7 @@ def test_words_of_eight_bytes_have_different_keys():
 @pytest.mark.parametrize("name", ["sentences", "sentences, split at spaces"])
 def test_words_of_the_vocabulary_are_added_after_some_additions(name, monkeypatch):
     monkeypatch.setattr(encoder_module, "ADDITIONS", 3)
-    encoder, known = Encoder(READ[name], vocabulary_of(READ[name])), []
+    encoder, known = encoder_of(READ[name], vocabulary_of(READ[name])), []
     for word in [*WORDS, "zebra", "yak"][:8]:
         assert encoder.encode([word])[0].tolist() == expected_ids(word, encoder.settings, encoder.vocabulary)
         known.append(encoder._pieces.known)
@@ -132,7 +142,7 @@ def test_long_lines_are_encoded_across_blocks(name):
     words = [*WORDS, *("x" * length for length in (6, 7, 8, 9, 15, 16, 17, 24, 25)), "\n", "\0"]
     read = READ[name]
     known = sorted({token for word in words for token in read.tokenizer.tokens(word) if token != LINE_END})
-    encoder = Encoder(read, Vocabulary.from_words(known, {LINE_END: 1}, ends=True))
+    encoder = encoder_of(read, Vocabulary.from_words(known, {LINE_END: 1}, ends=True))
     lines = [" " * int(generator.integers(70)) + " ".join(generator.choice(words, 3000)), *["cat"] * 200]
     for some in (lines, [line.replace("\0", "the") for line in lines]):  # with a line that has the separator, and without one
         ids, borders = encoder.encode(some)
@@ -142,7 +152,7 @@ def test_long_lines_are_encoded_across_blocks(name):
 
 def test_encoder_forgets_pieces_at_its_limit(monkeypatch):
     monkeypatch.setattr(encoder_module, "MAX_BYTES", 200)
-    encoder = Encoder(READ["sentences"], vocabulary_of(READ["sentences"]))
+    encoder = encoder_of(READ["sentences"], vocabulary_of(READ["sentences"]))
     for number in range(300):
         line = f"the cat{number} sat, don't {'x' * (number % 40)}"
         ids, _ = encoder.encode([line])
@@ -151,7 +161,7 @@ def test_encoder_forgets_pieces_at_its_limit(monkeypatch):
 
 
 def test_threads_have_separate_tables():
-    encoder = Encoder(READ["sentences"], vocabulary_of(READ["sentences"]))
+    encoder = encoder_of(READ["sentences"], vocabulary_of(READ["sentences"]))
     texts = [[f"the cat {number}-{thread} don't" for number in range(100)] for thread in range(8)]
     results = [None] * 8
 
@@ -168,7 +178,7 @@ def test_threads_have_separate_tables():
 
 
 def test_encoder_is_pickled_without_tables():
-    encoder = Encoder(READ["sentences"], vocabulary_of(READ["sentences"]))
+    encoder = encoder_of(READ["sentences"], vocabulary_of(READ["sentences"]))
     encoder.encode(["the cat"])
     again = pickle.loads(pickle.dumps(encoder))
     assert again.encode(["the cat"])[0].tolist() == encoder.encode(["the cat"])[0].tolist()

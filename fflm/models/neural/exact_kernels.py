@@ -29,6 +29,9 @@ _gather, _normalize, _add = (each.share for each in (kernels.gather, kernels.nor
 GROUP = 4
 """Number of panels to which the weights of a layer are rounded up, because a single row is multiplied by so many at a time."""
 
+ZERO = np.int64(0)
+"""The first panel. With 0, which has a type of its own, `multiply_packed` would be compiled once more."""
+
 _MOST_ROWS = 6  # that are multiplied at a time, so that the sums are in the registers of processors with AVX2
 _by_one, _by_two, _by_three = panel_products(1, 4), panel_products(2, 2), panel_products(3, 2)
 _by_four, _by_five, _by_six = panel_products(4, 1), panel_products(5, 1), panel_products(6, 1)
@@ -114,7 +117,7 @@ def multiply_packed(inputs, weight, first, last, outputs):
 def layer_outputs(inputs, weight, bias, size, code, slope):
     """Return the outputs (B, O) of a hidden layer of ``size`` units: inputs (B, I), packed weights (P, I, PANEL), bias (N,)."""
     products = np.empty((len(inputs), len(weight) * PANEL), inputs.dtype)
-    multiply_packed(inputs, weight, 0, len(weight), products)
+    multiply_packed(inputs, weight, ZERO, len(weight), products)
     outputs = np.empty((len(inputs), size), inputs.dtype)
     for i in range(len(outputs)):
         for j in range(size):
@@ -167,7 +170,7 @@ def softmax_inputs(contexts, network):
     if not len(network.projection):
         return values
     products = np.empty((rows, len(network.projection) * PANEL), embeddings.dtype)
-    multiply_packed(values, network.projection, 0, len(network.projection), products)
+    multiply_packed(values, network.projection, ZERO, len(network.projection), products)
     projected = np.empty((rows, embeddings.shape[1]), embeddings.dtype)
     for i in range(rows):
         for j in range(embeddings.shape[1]):
@@ -215,7 +218,7 @@ def few_log_probabilities(contexts, network):
     tables = network.content
     weight, bias = tables.weight, tables.bias
     logits = np.empty((len(contexts), len(weight) * PANEL), bias.dtype)
-    multiply_packed(softmax_inputs(contexts, tables), weight, 0, len(weight), logits)
+    multiply_packed(softmax_inputs(contexts, tables), weight, ZERO, len(weight), logits)
     results, piece = np.empty((len(contexts), len(bias)), bias.dtype), np.empty(TILE, bias.dtype)
     for i in range(len(results)):
         for j in range(len(bias)):

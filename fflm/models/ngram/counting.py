@@ -315,7 +315,9 @@ def chunks(level: Level, lower: Level | None) -> Iterator[Chunk]:
             size = high - low
             while (until := lower.children.read(parent, min(len(lower.children), parent + size)))[-1] < high:
                 size *= 2
-            parents = parent + np.searchsorted(until, np.arange(low, high), "right")
+            last = np.clip(until.astype(np.int64), low, high)
+            counts = last - np.concatenate([[low], last[:-1]])  # of the contexts of each parent
+            parents = np.repeat(np.arange(parent, parent + len(until)), counts)
             parent = int(parents[-1])
         yield Chunk(low, high, starts[: high - low + 1], parents)
         low = high

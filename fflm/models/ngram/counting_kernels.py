@@ -145,7 +145,8 @@ def merge(rows, at, filled, heap, size, count, merged):
         else:
             if count == len(merged):
                 return count
-            merged[count] = row
+            for k in range(width):
+                merged[count, k] = row[k]
             count += 1
         at[run] += 1
         if at[run] == filled[run]:

@@ -427,7 +427,7 @@ def _score_pieces(ids, borders, joined, tables, losses):
     piece = 0
     while piece < pieces:
         words[0] = tables.padding  # before the padding of the first piece, because its look-ups go one word too far
-        first, used, count, many = borders[piece] - borders[0], 1, 0, 0
+        first, used, count, many = borders[piece] - borders[0], np.int64(1), np.int64(0), np.int64(0)  # literals have other types
         while piece < pieces and used + (borders[piece + 1] - borders[piece] + 1) * (window + 1) <= room:
             low, high = borders[piece], borders[piece + 1]
             begin = 0 if joined else low
@@ -540,12 +540,15 @@ def ngram_distributions(tables, contexts, results, threads, t):
     children, words, back_offs, starts, targets, log_probabilities = tables
     first, last = share(len(contexts), threads, t)
     for i in range(first, last):
-        results[i] = log_probabilities[: results.shape[1]]
-        node = np.int64(0)
+        row, node = results[i], np.int64(0)
+        for word in range(len(row)):
+            row[word] = log_probabilities[word]
         for k in range(contexts.shape[1] - 1, -1, -1):
             node = find(words, children[node], children[node + 1], contexts[i, k])
             if node < 0:
                 break
-            results[i] += back_offs[node]
+            back_off = back_offs[node]
+            for word in range(len(row)):
+                row[word] += back_off
             for gram in range(starts[node], starts[node + 1]):
-                results[i, targets[gram]] = log_probabilities[gram]
+                row[targets[gram]] = log_probabilities[gram]
