@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
+from fflm.models.classifier.kernels import bigram_table, padded_rows, with_bigrams
 from fflm.models.classifier.settings import TextInput
+from fflm.text.encoder import Encoder
 from fflm.text.extent import as_bytes
 from fflm.text.numbering import Numbering
 from fflm.text.reading import read_lines, uncompressed
@@ -16,6 +18,9 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.examples import Scale
+
+CHUNK = 4096
+"""Number of texts that are tokenized at a time."""
 
 
 def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size: int | None) -> Vocabulary:
@@ -70,8 +75,8 @@ def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.
     """
     numbering = Numbering(TextSettings(tokenizer))
     pieces = [np.empty(0, np.int32)]
-    for low in range(0, len(texts), 4096):
-        chunk = "".join(text + "\n" for text in texts[low : low + 4096])
+    for low in range(0, len(texts), CHUNK):
+        chunk = "".join(text + "\n" for text in texts[low : low + CHUNK])
         pieces.append(numbering.number(as_bytes(chunk))[1])
     return np.concatenate(pieces).astype(np.int64), numbering.types()
 
@@ -164,7 +169,8 @@ class Reader:
         # word and the number of a group that the word belongs to.
         self._members = np.array(known, np.int64).reshape(-1, 2)
         self._counted = min(input.counts, len(vocabulary) - 1)  # number of words whose counts are features
-        self._bigrams = _Bigrams(vocabulary) if input.bigrams else None
+        self._bigrams = _bigrams_of(vocabulary) if input.bigrams else None
+        self._encoder = Encoder(TextSettings(input.tokenizer, line_ends=False), vocabulary)
 
     @property
     def width(self) -> int:
@@ -191,19 +197,13 @@ class Reader:
         starts
             The index in ``ids`` where each text begins, and T, (S + 1,) int64.
         """
-        numbers, types = _number(self.input.tokenizer, texts)
-        ids = self.vocabulary.encode(types)[numbers]
-        ends = numbers == 0
-        ids[ends] = -1
-        if self._bigrams:
-            ids = np.stack([ids, self._bigrams.ids(ids)], 1).reshape(-1)
-            ends = np.repeat(ends, 2)
-            ends[1::2] = False
-            kept = ends | (ids >= 0)
-            ids, ends = ids[kept], ends[kept]
-        places = np.flatnonzero(ends)
-        starts = np.concatenate([[0], places - np.arange(len(places))])
-        return np.ascontiguousarray(ids[~ends]), starts.astype(np.int64)
+        ids, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+        for low in range(0, len(texts), CHUNK):
+            own, borders = self._encoder.encode(texts[low : low + CHUNK])
+            ids.append(own)
+            counts.append(np.diff(borders))
+        words, starts = np.concatenate(ids), np.cumsum(np.concatenate(counts))
+        return (words, starts) if self._bigrams is None else with_bigrams(words, starts, self._bigrams)
 
     def rows(self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the inputs of the network for texts.
@@ -226,11 +226,7 @@ class Reader:
         if self.input.input == "features":
             return self._features(ids, starts, lengths)
         width = self.input.window if self.input.input == "window" else max(1, int(lengths.max(initial=0)))
-        places = np.arange(width)
-        inside = places < lengths[:, None]
-        rows = np.full(inside.shape, self._padding, np.int32)
-        rows[inside] = ids[(starts[:, None] + places)[inside]]
-        return rows
+        return padded_rows(ids, starts, lengths, width, self._padding)
 
     def windows(
         self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], positions: npt.NDArray[np.integer]
@@ -294,30 +290,13 @@ class Reader:
         return features if self.scale is None else self.scale.apply(features).astype(np.float32)
 
 
-class _Bigrams:
-    """The bigrams of a vocabulary, to look them up by the ids of their words."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._size = len(vocabulary)
-        keys = {}
-        for id_, word in enumerate(vocabulary.words):
-            left, space, right = word.partition(" ")
-            if space and left in vocabulary and right in vocabulary:
-                keys[vocabulary.id(left) * self._size + vocabulary.id(right)] = id_
-        self._keys = np.array(sorted(keys), np.int64)
-        self._ids = np.array([keys[key] for key in self._keys.tolist()], np.int32)
-
-    def ids(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """Return the id of the bigram that begins at each of the words ids (T,), or -1 if it is not in the vocabulary: (T,).
-
-        Ids of -1 are the ends of texts.
-        """
-        pairs = _pairs(np.where(ids < 0, 0, ids).astype(np.int64), self._size)
-        if not len(self._keys):
-            return np.full(len(ids), -1, np.int32)
-        places = np.minimum(np.searchsorted(self._keys, pairs), len(self._keys) - 1)
-        found: npt.NDArray[np.int32] = np.where(self._keys[places] == pairs, self._ids[places], np.int32(-1))
-        return found
+def _bigrams_of(vocabulary: Vocabulary) -> npt.NDArray[np.uint64]:
+    """Return the bigrams of a vocabulary, for `kernels.with_bigrams`."""
+    pairs = [(id_, *word.split(" ", 1)) for id_, word in enumerate(vocabulary.words) if " " in word]
+    ids, lefts, rights = zip(*pairs, strict=True) if pairs else ((), (), ())
+    first, second = vocabulary.encode(lefts), vocabulary.encode(rights)
+    known = (first > 0) & (second > 0)
+    return bigram_table(first[known], second[known], np.array(ids, np.int32)[known])
 
 
 def _pairs(numbers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
