@@ -465,6 +465,51 @@ class Backend(Protocol):
         With ``shrinks``, a weight is first multiplied by 1 - `StepNumbers.shrink`.
         """
 
+    def adam_take_rows(
+        self,
+        weight: Array,
+        first: Array,
+        second: Array,
+        rows: Array,
+        idle: Array,
+        keeps: Array,
+        taken: Array,
+        *,
+        numbers: Any,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        """Copy rows of ``weight`` as they are after `adam_catch_up`, without changing the weights and the moments.
+
+        weight, first and second (N, m), rows (R,) int32; idle (R,), keeps (R,) and the other numbers are those of `adam_catch_up`
+        -> taken (R, m), where a row number of -1 gives zeros.
+        """
+
+    def adam_step_rows(
+        self,
+        taken: Array,
+        gradient: Array,
+        rows: Array,
+        idle: Array,
+        weight: Array,
+        first: Array,
+        second: Array,
+        *,
+        scale: Array,
+        l2: float,
+        shrinks: bool,
+        numbers: Any,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        """Make a step of Adam, as `adam_step` does, for the rows of ``weight`` that `adam_take_rows` has copied.
+
+        taken (R, m), gradient (R, m), rows (R,) int32, all different but for -1, which is skipped; idle (R,) as for that one
+        -> weight, first and second (N, m), of which these rows are updated.
+        """
+
     def adam_catch_up(
         self,
         weight: Array,

@@ -1,6 +1,6 @@
 """Lazy Adam updates: rows that a step does not touch are updated when they are next used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,8 @@ from fflm.backend.common import adam_corrections, placed
 from fflm.backend.protocol import Array, Backend, StepNumbers
 from fflm.errors import FflmError
 from fflm.network.parameters import Parameters
-from fflm.network.subset import Subset, padded
-from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2
+from fflm.network.subset import Subset, frame, padded
+from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2, adam_constants, decay_of
 from fflm.training.settings import TrainingSettings
 
 
@@ -68,7 +68,7 @@ class LazyAdam:
         self._due = np.max([rows.max(axis=0) for rows in done.values()], axis=0)
 
     def skipped(self, rate: float, subset: Subset | None = None) -> dict[str, Any]:
-        """Return what `catch_up` must know of the skipped updates: NumPy arrays, and the `StepNumbers` of the last of them.
+        """Return what `take` must know of the skipped updates: NumPy arrays, and the `StepNumbers` of the last of them.
 
         Parameters
         ----------
@@ -90,39 +90,55 @@ class LazyAdam:
                 skipped |= {f"idle.{name}": padded(steps, size, 0), f"keeps.{name}": padded(keeps, size, 1)}
         return skipped
 
-    def catch_up(self, backend: Backend, parts: Sequence[Parameters], skipped: Mapping[str, Any]) -> None:
-        """Make skipped updates, without recording this in `done`.
+    def take(self, backend: Backend, memory: Parameters, places: Mapping[str, Array], skipped: Mapping[str, Any]) -> Parameters:
+        """Return the parameters of a subset after the skipped updates, which are made for good by `update`.
 
         Parameters
         ----------
         backend
             The backend.
-        parts
-            The weights and both moments of all rows, or of those of a subset, as `fflm.network.subset.take` returns them.
+        memory, places
+            As for `fflm.network.subset.take`.
         skipped
-            The result of `skipped` for these rows, on the device.
+            The result of `skipped` for the subset, on the device.
         """
-        arrays = [dict(part.items()) for part in parts]
+        part = frame(self._wholes[0], memory, places)
         for name in self.done:
-            weight, first, second = (each[name].reshape(len(each[name]), -1) for each in arrays)
-            backend.adam_catch_up(
-                weight,
-                first,
-                second,
-                skipped[f"idle.{name}"],
-                skipped[f"keeps.{name}"],
-                numbers=skipped["last"],
-                beta1=ADAM_BETA1,
-                beta2=ADAM_BETA2,
-                epsilon=self._settings.epsilon,
-            )
+            (taken,) = _matrices(name, part)
+            sizes = skipped[f"idle.{name}"], skipped[f"keeps.{name}"]
+            arrays = *_matrices(name, *self._wholes), places[name], *sizes, taken
+            backend.adam_take_rows(*arrays, **self._last(skipped))
+        return part
+
+    def update(
+        self,
+        backend: Backend,
+        part: Parameters,
+        gradients: Parameters,
+        places: Mapping[str, Array],
+        skipped: Mapping[str, Any],
+        *,
+        scale: Array,
+        numbers: Any,
+    ) -> None:
+        """Update the rows of a subset: ``part`` is the result of `take`, other arguments are those of `Optimizer.update`."""
+        for name in self.done:
+            constants = adam_constants(self._settings, decay_of(self._settings, dict(part.items())[name]))
+            arrays = *_matrices(name, part, gradients), places[name], skipped[f"idle.{name}"], *_matrices(name, *self._wholes)
+            backend.adam_step_rows(*arrays, scale=scale, numbers=numbers, **constants)
 
     def catch_up_all(self, backend: Backend, rate: float) -> None:
         """Make the skipped updates of all rows, with the learning rate ``rate``."""
         if any((rows != self._due).any() for rows in self.done.values()):
-            self.catch_up(backend, self._wholes, placed(backend, self.skipped(rate)))
-            for rows in self.done.values():
+            skipped = placed(backend, self.skipped(rate))
+            for name, rows in self.done.items():
+                arrays = *_matrices(name, *self._wholes), skipped[f"idle.{name}"], skipped[f"keeps.{name}"]
+                backend.adam_catch_up(*arrays, **self._last(skipped))
                 rows[:] = self._due
+
+    def _last(self, skipped: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the other arguments of an operation that makes skipped updates."""
+        return {"numbers": skipped["last"], "beta1": ADAM_BETA1, "beta2": ADAM_BETA2, "epsilon": self._settings.epsilon}
 
     def step(self, rate: float, subset: Subset | None) -> None:
         """Record a training step with the learning rate ``rate``, which has used the rows of a subset, or all rows if it is None.
@@ -135,3 +151,9 @@ class LazyAdam:
             self._due += 1, -np.log1p(-shrink)
         for name, done in self.done.items():
             done[slice(None) if subset is None else subset.rows[name]] = self._due
+
+
+def _matrices(name: str, *parts: Parameters) -> list[Array]:
+    """Return an array of each of some parameters as a matrix with one row per word."""
+    arrays = [dict(part.items())[name] for part in parts]
+    return [array.reshape(len(array), -1) for array in arrays]

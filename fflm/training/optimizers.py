@@ -1,6 +1,6 @@
 """The optimizers: which moments they keep, and how they update parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from fflm.backend.common import adam_corrections
@@ -10,6 +10,18 @@ from fflm.training.settings import TrainingSettings
 
 ADAM_BETA1, ADAM_BETA2 = 0.9, 0.999
 RMSPROP_DECAY = 0.99
+
+
+def decay_of(settings: TrainingSettings, weight: Array) -> float:
+    """Return the weight decay of an array of parameters; biases do not decay."""
+    return settings.weight_decay if weight.ndim > 1 else 0.0
+
+
+def adam_constants(settings: TrainingSettings, decay: float) -> dict[str, Any]:
+    """Return the arguments of `Backend.adam_step` that are the same in all steps, for arrays with this weight decay."""
+    decoupled = settings.decoupled
+    l2, shrinks = 0.0 if decoupled else decay, decoupled and decay != 0
+    return {"l2": l2, "shrinks": shrinks, "beta1": ADAM_BETA1, "beta2": ADAM_BETA2, "epsilon": settings.epsilon}
 
 
 class Optimizer:
@@ -59,6 +71,7 @@ class Optimizer:
         *,
         scale: Array,
         numbers: Any,
+        left_out: Collection[str] = (),
     ) -> None:
         """Update parameters and moments by one step.
 
@@ -72,12 +85,14 @@ class Optimizer:
             Factor on the gradients from clipping, (1,), on the device.
         numbers
             The result of `numbers`, as `Backend.place` returns it.
+        left_out
+            The names of arrays that are not updated.
         """
         groups: dict[float, list[list[Array]]] = {}  # arrays that are updated in the same way, by their weight decay
         for (name, weight), *others in zip(parameters.items(), gradients, *moments, strict=True):
-            if self.settings.frozen and name == "embeddings":
+            if name in left_out or (self.settings.frozen and name == "embeddings"):
                 continue
-            decay = self.settings.weight_decay if weight.ndim > 1 else 0.0  # biases do not decay
+            decay = decay_of(self.settings, weight)
             groups.setdefault(decay, []).append([weight, *others])
         for decay, arrays in groups.items():
             weights, slopes, *states = map(list, zip(*arrays, strict=True))
@@ -122,17 +137,5 @@ class Optimizer:
                 epsilon=self.settings.epsilon,
             )
         else:
-            decoupled = self.settings.decoupled
-            backend.adam_step(
-                weights,
-                gradients,
-                moments[0],
-                moments[1],
-                scale=scale,
-                l2=0.0 if decoupled else decay,
-                shrinks=decoupled and decay != 0,
-                numbers=numbers,
-                beta1=ADAM_BETA1,
-                beta2=ADAM_BETA2,
-                epsilon=self.settings.epsilon,
-            )
+            constants = adam_constants(self.settings, decay)
+            backend.adam_step(weights, gradients, moments[0], moments[1], scale=scale, numbers=numbers, **constants)

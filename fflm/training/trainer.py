@@ -180,6 +180,7 @@ class Trainer:
             copies = 1 + len(self.optimizer.moments)
             if settings.optimizer in ("adam", "adamw") and not settings.frozen:
                 self.lazy_adam = LazyAdam(self.parameters, self.optimizer.moments, settings)
+                copies = 1
             # Memory for the rows of subsets. These arrays are large, but the operating system provides only the pages in use.
             self._memory = [parameters.zeros_like().mapped(network.backend.upload) for _ in range(copies)]
 
@@ -413,11 +414,12 @@ class Trainer:
         places = {name.removeprefix("places."): words for name, words in arrays.items() if name.startswith("places.")}
         if places:
             gradients = frame(gradients, gradients, places)
-            wholes = zip((parameters, *moments), self._memory, strict=True)
-            parameters, *parts = (take(backend, whole, memory, places) for whole, memory in wholes)
-            moments = tuple(parts)
             if self.lazy_adam:
-                self.lazy_adam.catch_up(backend, (parameters, *moments), arrays)
+                parameters = self.lazy_adam.take(backend, self._memory[0], places, arrays)
+            else:
+                wholes = zip((parameters, *moments), self._memory, strict=True)
+                parameters, *parts = (take(backend, whole, memory, places) for whole, memory in wholes)
+                moments = tuple(parts)
         self.network.gradients(
             parameters,
             contexts,
@@ -437,8 +439,12 @@ class Trainer:
         self.optimizer.add_penalties(parameters, gradients)
         if settings.clip:
             backend.clip_factor(self._all_gradients(gradients), settings.clip, self._scale)
-        self.optimizer.update(parameters, gradients, moments, scale=self._scale, numbers=numbers)
-        if places:
+        sizes = {"scale": self._scale, "numbers": numbers}
+        lazily = self.lazy_adam.done if self.lazy_adam and places else ()
+        self.optimizer.update(parameters, gradients, moments, **sizes, left_out=lazily)
+        if self.lazy_adam and places:
+            self.lazy_adam.update(backend, parameters, gradients, places, arrays, **sizes)
+        elif places:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 put(backend, part, whole, places)
 

@@ -637,6 +637,32 @@ def test_adam_catch_up(dtype: np.dtype, threads: int) -> None:
 
 
 @same_kernels_in_fp32
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam_steps_of_rows_equal_catching_up_and_a_step(decoupled: bool, dtype: np.dtype, threads: int) -> None:
+    generator, rows = np.random.default_rng(0), np.array([3, 0, -1, 32, 17, 5], np.int32)
+    arrays = [normal(generator, 33, 19, dtype=dtype) for _ in range(3)]
+    arrays[2] **= 2
+    taken, gradient = normal(generator, 6, 19, dtype=dtype), normal(generator, 6, 19, dtype=dtype)
+    idle, keeps = np.array([4, 0, 0, 1, 39, 2]).astype(dtype), np.array([0.9, 1, 1, 0.8, 0.7, 0.95]).astype(dtype)
+    found, before = rows >= 0, [array.copy() for array in arrays]
+    late = reference.adam_catch_up(
+        *(array[rows[found]] for array in as_float64(*arrays)), *as_float64(idle[found], keeps[found]), **IDLE, step=50
+    )
+    BACKEND.adam_take_rows(*arrays, rows, idle, keeps, taken, **idle_numbers(BACKEND, 50))
+    assert_close(taken[found], late[0], UPDATE[dtype])
+    assert not taken[~found].any()
+    assert all(np.array_equal(array, copy) for array, copy in zip(arrays, before, strict=True))
+    numbers = {**IDLE, "scale": 0.5, **({"l2": 0.0, "shrink": 0.02} if decoupled else {"l2": 0.01, "shrink": 0.0})}
+    expected = reference.adam_step(late[0], gradient[found].astype(np.float64), *late[1:], **numbers, step=51)
+    given = {**device_numbers(BACKEND, {**numbers, "step": 51}), "scale": np.full(1, numbers["scale"], dtype)}
+    BACKEND.adam_step_rows(taken, gradient, rows, idle, *arrays, **given)
+    others = np.setdiff1d(np.arange(33), rows)
+    for array, wanted, copy in zip(arrays, expected, before, strict=True):
+        assert_close(array[rows[found]], wanted, UPDATE[dtype])
+        assert np.array_equal(array[others], copy[others])
+
+
+@same_kernels_in_fp32
 def test_adam_catch_up_approximates_steps_without_gradient() -> None:
     """The approximation is good because first moments decay before second moments have changed much."""
     generator = np.random.default_rng(0)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from fflm.backend.cpu.backend import CpuBackend
+from fflm.backend.protocol import StepNumbers
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
 from fflm.network.parameters import Parameters
-from fflm.network.subset import Subset, put, take
+from fflm.network.subset import Subset
 from fflm.training.lazy_adam import LazyAdam
 from fflm.training.settings import TrainingSettings
 
@@ -29,7 +30,7 @@ def test_lazy_adam_catches_up_on_decay_and_moments(tied):
         array[...] = 1e30 if name == "embeddings" else 1e28
     for array in arrays[1]:
         array[...] = 1
-    memory = [Parameters.zeros(config, np.float64) for _ in arrays]
+    memory, gradients = (Parameters.zeros(config, np.float64) for _ in range(2))
     start = [{name: array.copy() for name, array in part.items()} for part in arrays]
     settings = dataclasses.replace(SETTINGS, optimizer="adamw", weight_decay=0.5, loss="sampled")
     backend, lazy, kept = Network(config, CpuBackend()).backend, LazyAdam(arrays[0], tuple(arrays[1:]), settings), 1.0
@@ -39,19 +40,17 @@ def test_lazy_adam_catches_up_on_decay_and_moments(tied):
         kept *= 1 - rate * 0.5
         if step == 12:  # this step touches all rows
             lazy.catch_up_all(backend, rate)
-            parts, subset = tuple(arrays), None
+            subset = None
+            for factor, part in zip((1 - rate * 0.5, 0.9, 0.999), arrays, strict=True):
+                for name, array in part.items():
+                    if part is not arrays[0] or not name.endswith("bias"):
+                        array *= factor
         else:
             targets = generator.integers(0, 30, 3, np.int32)
             subset = Subset(config, generator.integers(0, 31, (3, 1), np.int32), targets, np.unique(targets))
-            parts = tuple(take(backend, array, own, subset.places) for array, own in zip(arrays, memory, strict=True))
-            lazy.catch_up(backend, parts, lazy.skipped(rate, subset))
-        for factor, part in zip((1 - rate * 0.5, 0.9, 0.999), parts, strict=True):
-            for name, array in part.items():
-                if part is not parts[0] or not name.endswith("bias"):
-                    array *= factor
-        if subset:
-            for part, array in zip(parts, arrays, strict=True):
-                put(backend, part, array, subset.places)
+            skipped, numbers = lazy.skipped(rate, subset), StepNumbers(step, rate, rate * 0.5)
+            part = lazy.take(backend, memory, subset.places, skipped)
+            lazy.update(backend, part, gradients, subset.places, skipped, scale=np.ones(1), numbers=numbers)
         lazy.step(rate, subset)
         if step == 15:
             done = lazy.done

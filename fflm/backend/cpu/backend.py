@@ -321,6 +321,47 @@ class CpuBackend:
         constants = map(scale.dtype.type, (scale[0], l2, keep, numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
         self._update(kernels.adam_step, tuple(constants), weights, gradients, firsts, seconds)
 
+    def adam_take_rows(
+        self,
+        weight: Array,
+        first: Array,
+        second: Array,
+        rows: Array,
+        idle: Array,
+        keeps: Array,
+        taken: Array,
+        *,
+        numbers: Any,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        constants = map(weight.dtype.type, (numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
+        kernels.adam_take_rows(weight, first, second, rows, idle, keeps, *constants, taken, self._shares(2 * taken.size))
+
+    def adam_step_rows(
+        self,
+        taken: Array,
+        gradient: Array,
+        rows: Array,
+        idle: Array,
+        weight: Array,
+        first: Array,
+        second: Array,
+        *,
+        scale: Array,
+        l2: float,
+        shrinks: bool,
+        numbers: Any,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        keep = 1 - numbers.shrink if shrinks else 1
+        constants = map(scale.dtype.type, (scale[0], l2, keep, numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
+        threads = self._shares(3 * taken.size)
+        kernels.adam_step_rows(taken, gradient, rows, idle, *constants, weight, first, second, threads)
+
     def adam_catch_up(
         self,
         weight: Array,

@@ -826,3 +826,90 @@ def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilo
                 weight[i, j] = keeps[i] * weight[i, j] - move
                 first[i, j] *= kept1
                 second[i, j] *= kept2
+
+
+@kernel()
+def adam_take_rows(
+    weight,
+    first,
+    second,
+    rows,
+    idle,
+    keeps,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    correction1,
+    correction2,
+    taken,
+    threads,
+    t,
+):
+    """Compute `Backend.adam_take_rows`: weight, first, second (N, m), rows (R,), idle (R,), keeps (R,) -> taken (R, m)."""
+    one = weight.dtype.type(1)
+    low, high = share(len(rows), threads, t)
+    for i in range(low, high):
+        own = taken[i]
+        if rows[i] < 0:
+            clear(own)
+            continue
+        w, m, v = weight[rows[i]], first[rows[i]], second[rows[i]]
+        if idle[i] > 0:
+            scale = rate * correction1 * beta1 * (one - beta1 ** idle[i]) / (one - beta1)
+            for j in range(len(own)):
+                own[j] = keeps[i] * w[j] - scale * m[j] / (np.sqrt(v[j] * correction2) + epsilon)
+        else:
+            for j in range(len(own)):
+                own[j] = w[j]
+
+
+@kernel()
+def adam_step_rows(
+    taken,
+    gradient,
+    rows,
+    idle,
+    scale,
+    l2,
+    keep,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    correction1,
+    correction2,
+    weight,
+    first,
+    second,
+    threads,
+    t,
+):
+    """Compute `Backend.adam_step_rows`: taken, gradient (R, m), rows (R,), idle (R,) -> rows of weight, first, second (N, m).
+
+    ``keep`` is the factor of decoupled weight decay, 1 - shrink.
+    """
+    low, high = share(len(rows), threads, t)
+    w = np.empty(taken.shape[1], taken.dtype)  # LLVM vectorizes a loop only if it needs to tell few arrays apart
+    for i in range(low, high):
+        if rows[i] < 0:
+            continue
+        g, m, v, updated = gradient[i], first[rows[i]], second[rows[i]], weight[rows[i]]
+        kept1, kept2 = beta1 ** idle[i], beta2 ** idle[i]
+        for j in range(len(w)):
+            w[j] = taken[i, j]
+        for j in range(len(w)):
+            w[j], m[j], v[j] = adam_update(
+                keep * w[j],
+                scale * g[j] + l2 * w[j],
+                kept1 * m[j],
+                kept2 * v[j],
+                rate,
+                beta1,
+                beta2,
+                epsilon,
+                correction1,
+                correction2,
+            )
+        for j in range(len(w)):
+            updated[j] = w[j]

@@ -625,6 +625,47 @@ class CudaBackend:
         constants = c_bool(shrinks), *map(c_float, (l2, beta1, beta2, epsilon))
         self._on_table(kernels.adam_step, (weights, gradients, firsts, seconds), scale, numbers.reals, *constants)
 
+    def adam_take_rows(
+        self,
+        weight: Array,
+        first: Array,
+        second: Array,
+        rows: Array,
+        idle: Array,
+        keeps: Array,
+        taken: Array,
+        *,
+        numbers: Any,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        constants = map(c_float, (beta1, beta2, epsilon))
+        arrays = weight, first, second, rows, idle, keeps, numbers.reals
+        self._launch(kernels.adam_take_rows, len(rows), *arrays, *constants, taken)
+
+    def adam_step_rows(
+        self,
+        taken: Array,
+        gradient: Array,
+        rows: Array,
+        idle: Array,
+        weight: Array,
+        first: Array,
+        second: Array,
+        *,
+        scale: Array,
+        l2: float,
+        shrinks: bool,
+        numbers: Any,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        constants = c_bool(shrinks), *map(c_float, (l2, beta1, beta2, epsilon))
+        arrays = taken, gradient, rows, idle, scale, numbers.reals
+        self._launch(kernels.adam_step_rows, len(rows), *arrays, *constants, weight, first, second)
+
     def adam_catch_up(
         self,
         weight: Array,

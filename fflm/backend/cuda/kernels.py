@@ -661,6 +661,51 @@ def adam_step(table, scale, reals, shrinks, l2, beta1, beta2, epsilon):
 
 
 @kernel()
+def adam_take_rows(weight, first, second, rows, idle, keeps, reals, beta1, beta2, epsilon, taken):
+    """Compute `Backend.adam_take_rows`: weight, first, second (N, m), rows (R,), idle (R,), keeps (R,) -> taken (R, m).
+
+    reals (4,) are the numbers of the last step. Grid: one block per row of taken.
+    """
+    i = uint32(cuda.blockIdx.x)
+    row, steps = rows[i], idle[i]
+    rate, correction1, correction2 = reals[uint32(RATE)], reals[uint32(CORRECTION1)], reals[uint32(CORRECTION2)]
+    scale = rate * correction1 * beta1 * (float32(1) - beta1**steps) / (float32(1) - beta1)
+    for j in range(uint32(cuda.threadIdx.x), uint32(taken.shape[1]), uint32(BLOCK)):
+        if row < int32(0):
+            taken[i, j] = float32(0)
+        else:
+            move = scale * first[uint32(row), j] / (math.sqrt(second[uint32(row), j] * correction2) + epsilon)
+            taken[i, j] = keeps[i] * weight[uint32(row), j] - move if steps > float32(0) else weight[uint32(row), j]
+
+
+@kernel()
+def adam_step_rows(taken, gradient, rows, idle, scale, reals, shrinks, l2, beta1, beta2, epsilon, weight, first, second):
+    """Compute `Backend.adam_step_rows`: taken, gradient (R, m), rows (R,), idle (R,) -> rows of weight, first, second (N, m).
+
+    scale (1,), reals (4,) and ``shrinks`` are as for `adam_step`. Grid: one block per row of taken.
+    """
+    i = uint32(cuda.blockIdx.x)
+    rate, keep = reals[uint32(RATE)], reals[uint32(KEEP)] if shrinks else float32(1)
+    correction1, correction2 = reals[uint32(CORRECTION1)], reals[uint32(CORRECTION2)]
+    if rows[i] >= int32(0):
+        row, kept1, kept2 = uint32(rows[i]), beta1 ** idle[i], beta2 ** idle[i]
+        for j in range(uint32(cuda.threadIdx.x), uint32(taken.shape[1]), uint32(BLOCK)):
+            g = scale[0] * gradient[i, j] + l2 * taken[i, j]
+            weight[row, j], first[row, j], second[row, j] = adam_update(
+                keep * taken[i, j],
+                g,
+                kept1 * first[row, j],
+                kept2 * second[row, j],
+                rate,
+                beta1,
+                beta2,
+                epsilon,
+                correction1,
+                correction2,
+            )
+
+
+@kernel()
 def adam_catch_up(weight, first, second, idle, keeps, reals, beta1, beta2, epsilon):
     """Compute `Backend.adam_catch_up`: idle (R,), keeps (R,), reals (4,) of the last step -> weight, first and second (R, m).
 

@@ -111,6 +111,8 @@ def recorded_launches(precision):
     adam = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3}
     backend.adam_step([one], [one], [one], [one], **numbers, **adam, shrinks=True)
     backend.adam_catch_up(one, one, one, two, two, **adam, numbers=placed)
+    backend.adam_take_rows(one, one, one, ids, two, two, one, **adam, numbers=placed)
+    backend.adam_step_rows(one, one, ids, two, one, one, one, **numbers, **adam, shrinks=True)
     return backend.launches
 
 
