@@ -661,6 +661,7 @@ def test_language_models_and_classifiers_are_distinguished(data: Path, tmp_path:
         (("{data}", "--vectors", "v", "--embedding", "5"), "leave out --embedding"),
         (("--resume", "nowhere"), "train one with `fflm classify train`"),
         (("{data}", "--vectors", "nowhere"), "cannot read nowhere"),
+        (("{data}", "--tokenizer", "subword"), "'subword' is not one of 'word', 'char', 'space', 'chinese'"),
     ],
 )
 def test_classify_train_refuses_invalid_arguments(data: Path, tmp_path: Path, arguments: tuple, message: str) -> None:
