@@ -45,7 +45,7 @@ _NETWORKS = (
 )
 """Settings of language models that together use all kernels of training in single precision."""
 
-_CLASSIFIERS = (
+_CLASSIFIERS: tuple[dict[str, Any], ...] = (
     {"input": "mean", "bigrams": True},
     {"input": "max", "optimizer": "adamw", "weight_decay": 0.1},
     {"input": "window", "length": 3},

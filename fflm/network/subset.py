@@ -108,3 +108,9 @@ def _arrays(parameters: Parameters, part: Parameters, places: Mapping[str, Array
     wholes, parts = dict(parameters.items()), dict(part.items())
     for name, rows in places.items():
         yield wholes[name].reshape(len(wholes[name]), -1), rows, parts[name].reshape(len(rows), -1)
+
+
+def matrices(name: str, *parts: Parameters) -> list[Array]:
+    """Return the array with a name of each of some parameters as a matrix with one row per word."""
+    arrays = [dict(part.items())[name] for part in parts]
+    return [array.reshape(len(array), -1) for array in arrays]

@@ -250,7 +250,7 @@ class Vocabulary:
         end_count = counts.get(LINE_END, 0) if ends else 0
         unknown = sum(counts.values()) - sum(kept_counts) - end_count
         symbols, symbol_counts = ([UNKNOWN, END], [unknown, end_count]) if ends else ([UNKNOWN], [unknown])
-        return cls(symbols + kept, symbol_counts + kept_counts, ends=ends, rule=rule)
+        return cls([*symbols, *kept], symbol_counts + kept_counts, ends=ends, rule=rule)
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self):,} words, ends={self.ends}; {self.rule})"

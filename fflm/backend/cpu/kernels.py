@@ -32,12 +32,16 @@ from fflm.backend.formulas import (
 )
 from fflm.backend.protocol import NORMALIZE_EPSILON
 from fflm.compiling import compiled, inner
+from fflm.instructions import CACHE_LINE, prefetch
 
 TILE = 512
 """Number of words in a tile of the output layer. A tile of logits of a usual batch stays in the cache of a core."""
 
 FEW_ROWS = 32
 """Largest number of rows for which `multiply_few` is faster than BLAS, which first copies the weights into another order."""
+
+AHEAD = 4
+"""Number of rows of a large array that are fetched from memory ahead of their use."""
 
 MASK = 2048
 """Number of random numbers of a dropout mask that are drawn at a time."""
@@ -90,6 +94,14 @@ def multiply_few(inputs, weight, outputs):
     for o in range(fours, weight.shape[0]):
         for i in range(inputs.shape[0]):
             outputs[i, o] = inner_product(inputs[i], weight[o])
+
+
+@inner()
+def fetch_row(table, row):
+    """Let the processor fetch a row of a contiguous table (N, m)."""
+    size = table.shape[1] * table.itemsize
+    for offset in range(row * size, (row + 1) * size, CACHE_LINE):
+        prefetch(table, np.uint64(offset))
 
 
 @kernel()
@@ -772,6 +784,20 @@ def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads, t):
     w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(total, threads, t)
     for i in range(len(w)):
         w[i], v[i] = adagrad_update(w[i], scale * g[i] + l2 * w[i], v[i], rate, epsilon)
+
+
+@kernel()
+def adagrad_step_rows(gradient, rows, scale, l2, rate, epsilon, weight, total, threads, t):
+    """Compute `Backend.adagrad_step_rows`: gradient (R, m), rows (R,) -> rows of weight and total (N, m)."""
+    low, high = share(len(rows), threads, t)
+    for i in range(low, high):
+        later = max(0, rows[min(i + AHEAD, high - 1)])
+        fetch_row(weight, later)
+        fetch_row(total, later)
+        if rows[i] >= 0:
+            w, g, v = weight[rows[i]], gradient[i], total[rows[i]]
+            for j in range(len(g)):
+                w[j], v[j] = adagrad_update(w[j], scale * g[j] + l2 * w[j], v[j], rate, epsilon)
 
 
 @kernel()

@@ -203,7 +203,9 @@ class Reader:
             ids.append(own)
             counts.append(np.diff(borders))
         words, starts = np.concatenate(ids), np.cumsum(np.concatenate(counts))
-        return (words, starts) if self._bigrams is None else with_bigrams(words, starts, self._bigrams)
+        if self._bigrams is not None:
+            words, starts = with_bigrams(words, starts, self._bigrams)
+        return words, starts
 
     def rows(self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the inputs of the network for texts.
@@ -226,7 +228,8 @@ class Reader:
         if self.input.input == "features":
             return self._features(ids, starts, lengths)
         width = self.input.window if self.input.input == "window" else max(1, int(lengths.max(initial=0)))
-        return padded_rows(ids, starts, lengths, width, self._padding)
+        rows: npt.NDArray[np.int32] = padded_rows(ids, starts, lengths, width, self._padding)
+        return rows
 
     def windows(
         self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], positions: npt.NDArray[np.integer]
@@ -292,11 +295,12 @@ class Reader:
 
 def _bigrams_of(vocabulary: Vocabulary) -> npt.NDArray[np.uint64]:
     """Return the bigrams of a vocabulary, for `kernels.with_bigrams`."""
-    pairs = [(id_, *word.split(" ", 1)) for id_, word in enumerate(vocabulary.words) if " " in word]
-    ids, lefts, rights = zip(*pairs, strict=True) if pairs else ((), (), ())
-    first, second = vocabulary.encode(lefts), vocabulary.encode(rights)
-    known = (first > 0) & (second > 0)
-    return bigram_table(first[known], second[known], np.array(ids, np.int32)[known])
+    words = vocabulary.words
+    ids = np.array([id_ for id_, word in enumerate(words) if " " in word], np.int32)
+    lefts, rights = vocabulary.encode([part for id_ in ids for part in words[id_].split(" ", 1)]).reshape(-1, 2).T
+    known = (lefts > 0) & (rights > 0)
+    table: npt.NDArray[np.uint64] = bigram_table(lefts[known], rights[known], ids[known])
+    return table
 
 
 def _pairs(numbers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
