@@ -13,8 +13,10 @@ What can be saved at most is the time of the sums that could come early, or the 
 that is less. The least times count for it, which other programs disturb least.
 
 For each network and link, the script states an interval for the time that is saved: the median over the rounds, in each of which
-all ways make a step, with its noise (`common.median_interval`). The claim holds if all intervals are below 5%, and is missed if
-one is above. If one contains 5%, there is no verdict, and the script exits with an error, too.
+all ways make a step, with its noise (`common.median_interval`). The claim is missed if one of these intervals is above 5%. It
+holds for a network and link if the intervals are below 5%, or if what can be saved at most is: over a slow link nearly the whole
+step is communication, which varies by more than 5%, and the backward pass is too short to hide any of it. Otherwise there is no
+verdict, and the script exits with an error, too.
 
 This is done between processes of this machine, and, for root on Linux, between two hosts in network namespaces with links of
 several rates (`two_hosts`). It needs the extra ``mpi``. An output layer that is tied to the embeddings has its gradients at the
@@ -251,7 +253,7 @@ def main() -> None:
                     part = f"{link}, {case}: {way} saves {each:.1%}"
                     if each.low > TARGET:
                         missed.append(part)
-                    elif each.high > TARGET:
+                    elif min(each.high, most) > TARGET:
                         undecided.append(part)
     passed = show_verdict(missed, undecided)
     record("overlap", options.quick, about, passed=passed, results=results)

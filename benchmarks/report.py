@@ -132,6 +132,88 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - The times of training, of inference and of classifiers were measured when kernels were compiled as parallel loops of Numba."""
 
 
+def glance() -> str:
+    """Write the table of one figure per comparison: the other program's, fflm's, and what the machine allows."""
+    steps = {(each["size"], each["threads"], each["contender"]): each for each in read("training_step")["steps"]}
+    default = next(size for size in reversed(read("training_step")["sizes"]) if size.endswith("default"))
+    inference = {(each["task"], each["threads"]): each for each in read("inference")["steps"] if each["vocabulary"] == 18_000}
+    perplexities = {name: row["test"]["perplexity"] for name, row in read("recipe")["results"]["Brown"]["rows"].items()}
+    rates = {name: each["tokens_per_second"]["median"] / 1e6 for name, each in read("scoring")["rates"].items()}
+    lines, small, call = read("lines")["rows"], read("small")["rows"], next(iter(read("calls")["rows"].values()))
+    start = {name: each["median"] for name, each in read("start_up")["seconds"].items()}
+    tokens = next(each for each in read("tokenizing")["results"] if each["name"].startswith("word, in memory"))
+    texts = {each["contender"]: each for each in read("classify")["results"][0]["results"] if not each["bigrams"]}
+    rows = [
+        [
+            "test perplexity on Brown",
+            f"{perplexities['Kneser-Ney']:.1f}, Kneser-Ney",
+            f"{perplexities['default']:.1f}; {min(perplexities.values()):.1f} mixed with it and caches",
+            "",
+        ]
+    ]
+    for threads, name in ((1, "one thread"), (2, "two threads")):
+        ours, theirs = (steps[default, threads, contender] for contender in ("fflm", "torch, compiled"))
+        seconds = ours["seconds"]["median"]
+        rows.append(
+            [
+                f"exact training step, default network of 33,000 words, {name}",
+                f"{milliseconds(seconds * theirs['time_relative_to_fflm']['median'])}, PyTorch, compiled",
+                milliseconds(seconds),
+                f"{milliseconds(seconds * ours['share_of_product_rate'])}, the matrix products alone",
+            ]
+        )
+    for task, name in (("score", "exact scoring of a text"), ("sample 64", "64 samples"), ("beam search 5", "beam search, 5 beams")):
+        found = inference[task, 2]["words_per_second"]
+        theirs, ours = (f"{count(found[program]['median'])} words/s" for program in ("torch", "fflm"))
+        rows.append([f"{name}, two threads", f"{theirs}, PyTorch", ours, ""])
+    rows += [
+        [
+            "exact scoring of a line by a small network",
+            f"{call['products in NumPy']['fastest']:.0f} \u00b5s, its matrix products in NumPy",
+            f"{call['scores of one line']['fastest']:.0f} \u00b5s",
+            "",
+        ],
+        [
+            "fast scoring of a file, one core",
+            f"{rates['KenLM, from text']:.1f} million tokens/s, KenLM",
+            f"{rates['fflm, from text']:.1f} million tokens/s",
+            f"{rates['fflm, from ids']:.1f} million tokens/s, from ids",
+        ],
+        [
+            "fast scoring of a line, one call",
+            f"{lines['KenLM']['line_microseconds']:.1f} \u00b5s, KenLM",
+            f"{lines['fflm, network']['line_microseconds']:.1f} \u00b5s",
+            f"{lines['fflm, network']['bulk_microseconds']:.1f} \u00b5s, in one call with others",
+        ],
+        [
+            "quantized 5-gram model of WikiText-2",
+            f"{small['KenLM, trie -q 8 -b 8 -a 22']['bytes'] / 1e6:.1f} MB, KenLM",
+            f"{small['n-grams, quantized']['bytes'] / 1e6:.1f} MB",
+            "",
+        ],
+        [
+            "text to ids, words",
+            f"{tokens['nanoseconds']['fflm']['median'] * tokens['ratios']['tokenizers']['median']:.0f} ns per token, tokenizers",
+            f"{tokens['nanoseconds']['fflm']['median']:.0f} ns per token",
+            "",
+        ],
+        [
+            "training of a text classifier",
+            f"{texts['fastText']['train_seconds']['median']:.1f} s, accuracy {texts['fastText']['accuracy']['median']:.1%}, fastText",
+            f"{texts['fflm']['train_seconds']['median']:.1f} s, accuracy {texts['fflm']['accuracy']['median']:.1%}",
+            "",
+        ],
+        ["`fflm generate`", "", f"{start['fflm generate']:.2f} s", f"{start['import numba']:.2f} s, `import numba`"],
+    ]
+    return f"""\
+## At a glance
+
+One row for each comparison; the sections below have the conditions. Where a limit of this machine was measured, the last column
+has it.
+
+{table(["task", "other programs", "fflm", "limit"], rows)}"""
+
+
 def quality() -> str:
     """Write the section on the perplexities of the default network."""
     result = read("recipe")["results"]
@@ -309,7 +391,7 @@ def scoring() -> str:
     scores = result["perplexities"].items()
     quality = [[name, f"{each['perplexity']:.1f}", f"{each['bits_per_character']:.3f}"] for name, each in scores]
     cells = {(each["task"], each["threads"]): each for each in inference["steps"] if each["vocabulary"] == 18_000}
-    names = {"score": "score", "sample 1": "1 sample", "sample 64": "64 samples", "beams 5": "beam search, 5 beams"}
+    names = {"score": "score", "sample 1": "1 sample", "sample 64": "64 samples", "beam search 5": "beam search, 5 beams"}
     exact = [
         [
             names.get(task, task),
@@ -531,6 +613,7 @@ def page() -> str:
     """Return docs/benchmarks.md."""
     sections = (
         introduction,
+        glance,
         quality,
         bengio,
         ngrams,
