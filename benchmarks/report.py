@@ -162,7 +162,11 @@ def glance() -> str:
                 f"{milliseconds(seconds * ours['share_of_product_rate'])}, the matrix products alone",
             ]
         )
-    for task, name in (("score", "exact scoring of a text"), ("sample 64", "64 samples"), ("beam search 5", "beam search, 5 beams")):
+    for task, name in (
+        ("score", "exact scoring of a text"),
+        ("sample 64", "64 samples"),
+        ("beam search 5", "beam search, 5 beams"),
+    ):
         found = inference[task, 2]["words_per_second"]
         theirs, ours = (f"{count(found[program]['median'])} words/s" for program in ("torch", "fflm"))
         rows.append([f"{name}, two threads", f"{theirs}, PyTorch", ours, ""])

@@ -22,6 +22,9 @@ from fflm.training.examples import Scale
 CHUNK = 4096
 """Number of texts that are tokenized at a time."""
 
+SHORT = 1 << 20
+"""Number of characters that a reader encodes without the kernels that read text, in less time than it takes to load these."""
+
 
 def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size: int | None) -> Vocabulary:
     """Return the vocabulary of a classifier: the words of texts, and the words that features need.
@@ -170,6 +173,7 @@ class Reader:
         self._members = np.array(known, np.int64).reshape(-1, 2)
         self._counted = min(input.counts, len(vocabulary) - 1)  # number of words whose counts are features
         self._bigrams = _bigrams_of(vocabulary) if input.bigrams else None
+        self._seen = 0  # number of characters that were encoded
         self._encoder = Encoder(TextSettings(input.tokenizer, line_ends=False), vocabulary)
 
     @property
@@ -197,15 +201,27 @@ class Reader:
         starts
             The index in ``ids`` where each text begins, and T, (S + 1,) int64.
         """
+        self._seen += sum(map(len, texts))
+        words, starts = self._encode_few(texts) if self._seen <= SHORT else self._encode_many(texts)
+        if self._bigrams is not None:
+            words, starts = with_bigrams(words, starts, self._bigrams)
+        return words, starts
+
+    def _encode_few(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the words of texts as `encode` does, without bigrams, and without the kernels that read text."""
+        numbers, types = _number(self.input.tokenizer, texts)
+        ends = np.flatnonzero(numbers == 0)
+        starts = np.concatenate([np.zeros(1, np.int64), ends - np.arange(len(ends))])
+        return self.vocabulary.encode(types)[numbers[numbers > 0]], starts
+
+    def _encode_many(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the words of texts as `encode` does, without bigrams."""
         ids, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
         for low in range(0, len(texts), CHUNK):
             own, borders = self._encoder.encode(texts[low : low + CHUNK])
             ids.append(own)
             counts.append(np.diff(borders))
-        words, starts = np.concatenate(ids), np.cumsum(np.concatenate(counts))
-        if self._bigrams is not None:
-            words, starts = with_bigrams(words, starts, self._bigrams)
-        return words, starts
+        return np.concatenate(ids), np.cumsum(np.concatenate(counts))
 
     def rows(self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the inputs of the network for texts.
