@@ -1,6 +1,6 @@
-"""Claim: a text classifier is at least as accurate as fastText's, trained on the same words.
+"""Claim: a text classifier is at least as accurate as fastText's on the same words, and trains and predicts at least as fast.
 
-The script also measures how long both take. There are two data sets, neither of them part of the repository:
+There are two data sets, neither of them part of the repository:
 
 - The texts are paragraphs of the docstrings of installed packages, and the class is the package. Each file of a package is
   used either for training or for the test, so that the test texts are from files that were not seen in training.
@@ -8,9 +8,11 @@ The script also measures how long both take. There are two data sets, neither of
 
 Both classifiers split at white space, use all words (no minimum count, no held-out text), make five passes over the texts on
 two threads, with words alone and with bigrams, and otherwise have their default settings: 64 dimensions in fflm, 100 in
-fastText. They take turns. The training time is from the file of labeled text to a model that predicts, with fflm's compiled
-kernels in their cache; the prediction time is from the test texts to labels. fastText's threads race, so its figures differ
-from run to run, and medians are compared.
+fastText. They take turns. The training time is from the file of labeled text to a saved model that predicts; it does not include
+the start of the process, the imports and the loading of compiled kernels. The prediction time is from the test texts to labels.
+fastText's threads race, so its figures differ from run to run. The ratios of the two in each round are compared with 1, with
+their margins of noise (`common.median_interval`); where a margin contains 1, there is no verdict, and the script exits with an
+error, too.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, parse, quartiles, record
+from common import machine, parse, quartiles, record, shortfalls, show_verdict
 
 import fflm
 from fflm.models.classifier.metrics import Report
@@ -47,7 +49,10 @@ LONGEST = 100
 SENTENCES = 40_000
 """Of each of the two texts."""
 
-EPOCHS, THREADS, ROUNDS = 5, 2, 3
+EPOCHS, THREADS, ROUNDS = 5, 2, 11
+
+FIGURES = {"accuracy": False, "macro_f1": False, "train_seconds": True, "texts_per_second": False}
+"""What is compared, and whether less is better."""
 
 
 def docstrings(package: str) -> Iterator[tuple[str, str]]:
@@ -133,6 +138,7 @@ def theirs(folder: Path, bigrams: bool) -> Callable[[list[str]], list[str]]:
     model = fasttext.train_supervised(
         str(folder / "train.fasttext"), epoch=EPOCHS, thread=THREADS, wordNgrams=2 if bigrams else 1, verbose=0
     )
+    model.save_model(str(folder / "theirs.bin"))
     return lambda texts: [labels[0].removeprefix("__label__") for labels in model.predict(texts)[0]]
 
 
@@ -171,11 +177,18 @@ def compare(name: str, parts: dict[str, list[tuple[str, str]]], rounds: int) -> 
             f"macro F1 {row['macro_f1']['median']:.4f}, trained in {row['train_seconds']['median']:.2f} s, "
             f"{row['texts_per_second']['median']:,.0f} texts predicted per second"
         )
+    ratios = {}
+    for bigrams in (False, True) if fasttext else ():
+        pairs = list(zip(runs["fflm", bigrams], runs["fastText", bigrams], strict=True))
+        for figure, less in FIGURES.items():
+            found = [theirs[figure] / ours[figure] if less else ours[figure] / theirs[figure] for ours, theirs in pairs]
+            ratios[f"{name}, {'bigrams' if bigrams else 'words'}, {figure}"] = quartiles(found)
     return {
         "data": name,
         "texts": {part: len(found) for part, found in parts.items()},
         "classes": dict(counts),
         "results": results,
+        "ratios": ratios,
     }
 
 
@@ -221,23 +234,9 @@ def main() -> None:
     if options.quick:
         data = {name: {part: rows[:: max(1, len(rows) // 2000)] for part, rows in parts.items()} for name, parts in data.items()}
     results = [compare(name, parts, 2 if options.quick else ROUNDS) for name, parts in data.items()]
-    missed = []
-    for result in results:
-        for bigrams in (False, True):
-            found = {row["contender"]: row for row in result["results"] if row["bigrams"] == bigrams}
-            if "fastText" not in found:
-                continue
-            ratios = {
-                key: found["fflm"][key]["median"] / found["fastText"][key]["median"]
-                for key in found["fflm"]
-                if key not in ("contender", "bigrams")
-            }
-            what = f"{result['data']}, {'bigrams' if bigrams else 'words'}"
-            print(
-                f"{what}: {ratios['accuracy']:.4f} of its accuracy, {ratios['macro_f1']:.4f} of its macro F1, "
-                f"{ratios['train_seconds']:.2f} of its time to train, {ratios['texts_per_second']:.2f} of its rate of prediction"
-            )
-            missed += [f"{what}: {key}" for key in ("accuracy", "macro_f1") if ratios[key] < 1]
+    ratios = {name: row for result in results for name, row in result["ratios"].items()}
+    missed, undecided = shortfalls(ratios, 1)
+    passed = show_verdict(missed, undecided) if fasttext else None
     versions = {"fasttext": version("fasttext-wheel") if fasttext else None}
     record(
         "classify",
@@ -248,12 +247,13 @@ def main() -> None:
         threads=THREADS,
         results=results,
         missed=missed,
-        passed=not missed,
+        undecided=undecided,
+        passed=passed,
     )
     if not fasttext:
         print("fastText is not installed (pip install fasttext-wheel): no comparison")
-    if missed and not options.quick:
-        sys.exit(f"The claim does NOT hold: {'; '.join(missed)}")
+    elif not passed and not options.quick:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -510,14 +510,23 @@ def classification() -> str:
                 ]
             )
     docstrings, sentences = result["results"]
+    medians = [
+        {each["contender"]: {name: each[name]["median"] for name in ("train_seconds", "texts_per_second")} for each in rows}
+        for data in result["results"]
+        for rows in ([each for each in data["results"] if each["bigrams"] == bigrams] for bigrams in (False, True))
+    ]
+    times, rates = (
+        sorted(each["fflm"][name] / each["fastText"][name] for each in medians) for name in ("train_seconds", "texts_per_second")
+    )
     return f"""\
 ## Text classification
 
 The classifiers are compared with fastText on the same words, with {result["epochs"]} epochs and {result["threads"]} threads. Each
 cell has first fflm's value, then fastText's. One task is to find which of {len(docstrings["classes"])} packages a docstring's
 paragraph is from ({count(docstrings["texts"]["train"])} training texts, from other files than the test texts); the other is to
-find whether a sentence is from Brown or WikiText-2 ({count(sentences["texts"]["train"])} training texts). fflm has the higher accuracy and F1, and **takes longer to train**; with bigrams
-it also predicts more slowly.
+find whether a sentence is from Brown or WikiText-2 ({count(sentences["texts"]["train"])} training texts). fflm trains in
+{times[0]:.1f} to {times[-1]:.1f} times fastText's time, and predicts {rates[0]:.1f} to {rates[-1]:.1f} times as many texts per
+second.
 
 {source("classify")}
 

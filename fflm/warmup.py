@@ -45,8 +45,8 @@ _NETWORKS = (
 )
 """Settings of language models that together use all kernels of training in single precision."""
 
-_CLASSIFIERS = (
-    {"input": "mean"},
+_CLASSIFIERS: tuple[dict[str, Any], ...] = (
+    {"input": "mean", "bigrams": True},
     {"input": "max", "optimizer": "adamw", "weight_decay": 0.1},
     {"input": "window", "length": 3},
     {"input": "features", "log_length": True},

@@ -437,6 +437,24 @@ class Backend(Protocol):
     ) -> None:
         """Update ``weights`` and the sums of squared gradients ``totals`` by a step of AdaGrad; see `momentum_step`."""
 
+    def adagrad_step_rows(
+        self,
+        gradient: Array,
+        rows: Array,
+        weight: Array,
+        total: Array,
+        *,
+        scale: Array,
+        l2: float,
+        numbers: Any,
+        epsilon: float,
+    ) -> None:
+        """Make a step of AdaGrad, as `adagrad_step` does, for some rows of an array.
+
+        gradient (R, m), rows (R,) int32, all different but for -1, which is skipped -> weight and total (N, m), of which these
+        rows are updated.
+        """
+
     def rmsprop_step(
         self,
         weights: Sequence[Array],

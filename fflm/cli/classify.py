@@ -100,7 +100,7 @@ def _use_input(context: click.Context, parameter: click.Parameter, value: str) -
 
 def _input_options(command: Command) -> Command:
     """Add the options for the input of the network."""
-    from fflm.models.classifier.settings import DEFAULTS, Lexicons, TextInput
+    from fflm.models.classifier.settings import DEFAULTS, Lexicons, TextInput, TokenizerMode
     from fflm.text.tokenizer import Tokenizer
     from fflm.text.vocabulary import VocabularyRule
 
@@ -126,7 +126,7 @@ def _input_options(command: Command) -> Command:
         ),
         field_option(TextInput, "word_count"),
         field_option(TextInput, "log_length"),
-        field_option(Tokenizer, "mode", option="tokenizer", parameter="tokenizer"),
+        annotated_option("tokenizer", TokenizerMode, Tokenizer.mode),
         field_option(Tokenizer, "lowercase"),
         *(field_option(VocabularyRule, name, default=DEFAULTS[name]) for name in ("min_count", "max_size")),
     ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from fflm.backend.protocol import Array, Backend
 from fflm.network.config import NetworkConfig
+from fflm.network.kernels import number_words
 from fflm.network.parameters import Parameters
 
 
@@ -31,6 +32,11 @@ class Subset:
     rows_for
         The function `Backend.padded`, so that subsets have few different sizes; by default an array has the rows that it needs.
 
+    Raises
+    ------
+    IndexError
+        If a word is not in the vocabulary.
+
     Attributes
     ----------
     inputs
@@ -53,16 +59,10 @@ class Subset:
         outputs: Array | None,
         rows_for: Callable[[int], int] = int,
     ) -> None:
-        words = contexts.astype(np.intp)  # the type of indices: NumPy would convert other integers at each use, and slowly
-        used = np.zeros(config.vocabulary + 2, np.bool_)
-        used[words] = True
-        used[-1] = False  # this is the place of the id -1, which follows the last word of a text, and is not a word
-        if config.tied:
-            used[outputs] = False
-        inputs = np.flatnonzero(used).astype(np.int32)
-        if not (len(inputs) or config.tied):  # the batch has only empty texts; use any word, so that no array is empty
-            inputs = np.zeros(1, np.int32)
-        self.inputs = np.concatenate([outputs, inputs]) if config.tied else inputs
+        words, first = (np.ascontiguousarray(ids, np.int32) for ids in (contexts, outputs if config.tied else ()))
+        self.inputs, numbers = number_words(words.reshape(-1), config.vocabulary + 1, first)
+        if not len(self.inputs):  # the batch has only empty texts; use any word, so that no array is empty
+            self.inputs = np.zeros(1, np.int32)
         self.outputs = outputs
         self.rows = {"embeddings": self.inputs}
         if outputs is not None:
@@ -71,10 +71,7 @@ class Subset:
         if outputs is not None:
             sizes["output.weight"] = sizes["output.bias"] = min(rows_for(len(outputs)), config.classes)
         self.places = {name: padded(rows, sizes[name], -1) for name, rows in self.rows.items()}
-        places = np.empty(config.vocabulary + 2, np.int32)
-        places[self.inputs] = np.arange(len(self.inputs), dtype=np.int32)
-        places[-1] = -1
-        self.contexts: Array = places.take(words)
+        self.contexts: Array = numbers.reshape(contexts.shape)
         self.targets: Array = targets if outputs is None else np.searchsorted(outputs, targets).astype(np.int32)
 
 
@@ -111,3 +108,9 @@ def _arrays(parameters: Parameters, part: Parameters, places: Mapping[str, Array
     wholes, parts = dict(parameters.items()), dict(part.items())
     for name, rows in places.items():
         yield wholes[name].reshape(len(wholes[name]), -1), rows, parts[name].reshape(len(rows), -1)
+
+
+def matrices(name: str, *parts: Parameters) -> list[Array]:
+    """Return the array with a name of each of some parameters as a matrix with one row per word."""
+    arrays = [dict(part.items())[name] for part in parts]
+    return [array.reshape(len(array), -1) for array in arrays]

@@ -29,7 +29,7 @@ UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 SYMBOLS = frozenset({UNKNOWN, START, END})
 
 _ESCAPED = regex.compile(r"\\u([0-9a-f]{4})")
-_TO_ESCAPE = regex.compile(r"[\s\x1c-\x1f\\]")
+_BLANK = regex.compile(r"[\s\x1c-\x1f]")
 _WELL_FORMED = re.compile(r"(?:[^\s]++\t[0-9]{1,18}+\n)++")
 _COUNT = regex.compile(r"[0-9]{1,18}")
 _FEW = 8  # A dictionary of V words is not made for fewer than V / 8 look-ups.
@@ -172,7 +172,7 @@ class Vocabulary:
         FflmError
             If no word is left.
         """
-        frequent = [word for word, count in counts.items() if count >= min_count and _is_word(word)]
+        frequent = _by_count((word for word, count in counts.items() if count >= min_count and _is_word(word)), counts)
         if not frequent:
             most = max((count for word, count in counts.items() if _is_word(word)), default=0)
             if not most:
@@ -181,7 +181,7 @@ class Vocabulary:
             raise FflmError(f"{reason}: lower the minimum count (`min_count`), or give more text")
         rule = f"words seen at least {min_count} times in {source}" if min_count > 1 else f"words in {source}"
         if max_size is not None and len(frequent) + 1 + ends > max_size:
-            frequent = _by_count(frequent, counts)[: max_size - 1 - ends]
+            frequent = frequent[: max_size - 1 - ends]
             rule = f"the most frequent {rule}, {max_size} with the symbols"
         return cls._from_kept(frequent, counts, ends, rule)
 
@@ -208,7 +208,7 @@ class Vocabulary:
         kept = [word for word in dict.fromkeys(words) if _is_word(word)]
         if not kept:
             raise FflmError("the given vocabulary has no words: write one word per line")
-        return cls._from_kept(kept, counts, ends, f"{len(kept)} {kind}, counted in {source}")
+        return cls._from_kept(_by_count(kept, counts), counts, ends, f"{len(kept)} {kind}, counted in {source}")
 
     def recounted(self, counts: Mapping[str, int], added: Sequence[str] = (), rule: str = "") -> "Vocabulary":
         """Return a vocabulary in which all words keep their ids, and the words ``added`` follow, with the counts of another text.
@@ -249,13 +249,12 @@ class Vocabulary:
 
     @classmethod
     def _from_kept(cls, kept: Sequence[str], counts: Mapping[str, int], ends: bool, rule: str) -> "Vocabulary":
-        """Make a vocabulary of the kept words and the symbols; all other tokens are counted as unknown."""
-        kept = _by_count(kept, counts)
+        """Make a vocabulary of the kept words, in their order, and the symbols; all other tokens are counted as unknown."""
         kept_counts = [counts.get(word, 0) for word in kept]
         end_count = counts.get(LINE_END, 0) if ends else 0
         unknown = sum(counts.values()) - sum(kept_counts) - end_count
         symbols, symbol_counts = ([UNKNOWN, END], [unknown, end_count]) if ends else ([UNKNOWN], [unknown])
-        return cls(symbols + kept, symbol_counts + kept_counts, ends=ends, rule=rule)
+        return cls([*symbols, *kept], symbol_counts + kept_counts, ends=ends, rule=rule)
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self):,} words, ends={self.ends}; {self.rule})"
@@ -322,24 +321,27 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         r"""Write a line ``word<TAB>count`` for each id; white space and backslashes in words are written as ``\uXXXX``."""
-        write_text(path, self._lines())
+        write_text(path, self._content)
 
     def save_table(self, path: Path) -> None:
         """Write the words as arrays beside the file of words at ``path``, so that ``load`` need not read them."""
         from fflm.text.words import WordTable  # here, because it imports safetensors, which takes longer than reading settings
 
-        content = self._lines().encode()
-        figures: TextFigures = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        figures: TextFigures = {"sha256": self.to_dict()["sha256"], "bytes": len(self._content.encode())}
         WordTable.make(self.words, self.counts, table_path(path)).save(figures)
 
     def to_dict(self) -> VocabularyAbout:
         """Return the description that ``load`` needs beside the file of words, with the checksum of that file."""
-        sha256 = hashlib.sha256(self._lines().encode()).hexdigest()
+        sha256 = hashlib.sha256(self._content.encode()).hexdigest()
         return {"size": len(self), "ends": self.ends, "rule": self.rule, "sha256": sha256}
 
-    def _lines(self) -> str:
-        """Return the content of the file of words."""
-        return "".join(f"{escape(word)}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
+    @cached_property
+    def _content(self) -> str:
+        """The content of the file of words."""
+        words = escape("\n".join(self.words)).split(escape("\n"))  # all at once, because most have nothing to escape
+        if len(words) != len(self):  # a word has a newline
+            words = list(map(escape, self.words))
+        return "".join(f"{word}\t{count}\n" for word, count in zip(words, self.counts, strict=True))
 
     @classmethod
     def load(cls, path: Path, description: VocabularyAbout, *, verify: bool = False) -> "Vocabulary":
@@ -463,12 +465,21 @@ def _is_word(token: str) -> bool:
 
 def _by_count(words: Iterable[str], counts: Mapping[str, int]) -> list[str]:
     """Sort words by decreasing count, and words of the same count by their characters."""
-    return sorted(words, key=lambda word: (-counts.get(word, 0), word))
+    return sorted(sorted(words), key=lambda word: counts.get(word, 0), reverse=True)  # words of the same count keep their order
 
 
 def escape(word: str) -> str:
     r"""Return a word with its white space and backslashes written as ``\uXXXX``."""
-    return word if word.isalnum() else str(_TO_ESCAPE.sub(lambda match: f"\\u{ord(match[0]):04x}", word))
+    if word.isalnum():
+        return word
+    for character in "\\ \n":  # the most frequent ones; backslashes first, because the escapes have them
+        word = word.replace(character, _escaped(character))
+    return str(_BLANK.sub(lambda match: _escaped(match[0]), word))
+
+
+def _escaped(character: str) -> str:
+    """Return the escape of a character."""
+    return f"\\u{ord(character):04x}"
 
 
 def unescape(word: str) -> str:
@@ -479,4 +490,4 @@ def unescape(word: str) -> str:
 def _unescaped(match: regex.Match[str]) -> str:
     """Return the character of an escape, or the escape itself if `escape` would not have written it."""
     character = chr(int(match[1], 16))
-    return character if _TO_ESCAPE.match(character) else match[0]
+    return character if character == "\\" or _BLANK.match(character) else match[0]

@@ -9,7 +9,7 @@ from fflm.backend.common import adam_corrections, placed
 from fflm.backend.protocol import Array, Backend, StepNumbers
 from fflm.errors import FflmError
 from fflm.network.parameters import Parameters
-from fflm.network.subset import Subset, frame, padded
+from fflm.network.subset import Subset, frame, matrices, padded
 from fflm.stored import REMEDY
 from fflm.training.optimizers import ADAM_BETA1, ADAM_BETA2, adam_constants, decay_of
 from fflm.training.settings import TrainingSettings
@@ -103,9 +103,9 @@ class LazyAdam:
         """
         part = frame(self._wholes[0], memory, places)
         for name in self.done:
-            (taken,) = _matrices(name, part)
+            (taken,) = matrices(name, part)
             sizes = skipped[f"idle.{name}"], skipped[f"keeps.{name}"]
-            arrays = *_matrices(name, *self._wholes), places[name], *sizes, taken
+            arrays = *matrices(name, *self._wholes), places[name], *sizes, taken
             backend.adam_take_rows(*arrays, **self._last(skipped))
         return part
 
@@ -123,7 +123,7 @@ class LazyAdam:
         """Update the rows of a subset: ``part`` is the result of `take`, other arguments are those of `Optimizer.update`."""
         for name in self.done:
             constants = adam_constants(self._settings, decay_of(self._settings, dict(part.items())[name]))
-            arrays = *_matrices(name, part, gradients), places[name], skipped[f"idle.{name}"], *_matrices(name, *self._wholes)
+            arrays = *matrices(name, part, gradients), places[name], skipped[f"idle.{name}"], *matrices(name, *self._wholes)
             backend.adam_step_rows(*arrays, scale=scale, numbers=numbers, **constants)
 
     def catch_up_all(self, backend: Backend, rate: float) -> None:
@@ -131,7 +131,7 @@ class LazyAdam:
         if any((rows != self._due).any() for rows in self.done.values()):
             skipped = placed(backend, self.skipped(rate))
             for name, rows in self.done.items():
-                arrays = *_matrices(name, *self._wholes), skipped[f"idle.{name}"], skipped[f"keeps.{name}"]
+                arrays = *matrices(name, *self._wholes), skipped[f"idle.{name}"], skipped[f"keeps.{name}"]
                 backend.adam_catch_up(*arrays, **self._last(skipped))
                 rows[:] = self._due
 
@@ -151,9 +151,3 @@ class LazyAdam:
         for name, done in self.done.items():
             for numbers, due in zip(done.T, self._due, strict=True):
                 numbers[slice(None) if subset is None else subset.rows[name]] = due
-
-
-def _matrices(name: str, *parts: Parameters) -> list[Array]:
-    """Return an array of each of some parameters as a matrix with one row per word."""
-    arrays = [dict(part.items())[name] for part in parts]
-    return [array.reshape(len(array), -1) for array in arrays]

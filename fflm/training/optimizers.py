@@ -1,11 +1,12 @@
 """The optimizers: which moments they keep, and how they update parameters."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fflm.backend.common import adam_corrections
 from fflm.backend.protocol import Array, Backend, StepNumbers
 from fflm.network.parameters import Parameters
+from fflm.network.subset import matrices
 from fflm.training.settings import TrainingSettings
 
 ADAM_BETA1, ADAM_BETA2 = 0.9, 0.999
@@ -97,6 +98,25 @@ class Optimizer:
         for decay, arrays in groups.items():
             weights, slopes, *states = map(list, zip(*arrays, strict=True))
             self._update_arrays(weights, slopes, states, decay, scale, numbers)
+
+    @property
+    def updates_rows(self) -> bool:
+        """Whether `update_rows` can update the rows of a subset where they are."""
+        return self.settings.optimizer == "adagrad"
+
+    def update_rows(
+        self, parameters: Parameters, gradients: Parameters, places: Mapping[str, Array], *, scale: Array, numbers: Any
+    ) -> None:
+        """Update the rows of a subset in ``parameters``, which are those of all words, and in the moments.
+
+        ``gradients`` are those of the subset and ``places`` its `fflm.network.subset.Subset.places`; the others as for `update`.
+        """
+        for name, rows in places.items():
+            if not (self.settings.frozen and name == "embeddings"):
+                decay = decay_of(self.settings, dict(parameters.items())[name])
+                gradient, *wholes = matrices(name, gradients, parameters, *self.moments)
+                sizes = {"scale": scale, "l2": decay, "numbers": numbers, "epsilon": self.settings.epsilon}
+                self._backend.adagrad_step_rows(gradient, rows, *wholes, **sizes)
 
     def _update_arrays(
         self,

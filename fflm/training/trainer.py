@@ -180,7 +180,7 @@ class Trainer:
             self._sampler = Sampler(train.counts(network.config.vocabulary), settings.samples, settings.seed)
         self.lazy_adam: LazyAdam | None = None
         if settings.loss != "exact" or network.config.sparse:
-            copies = 1 + len(self.optimizer.moments)
+            copies = 1 if self.optimizer.updates_rows else 1 + len(self.optimizer.moments)
             if settings.optimizer in ("adam", "adamw") and not settings.frozen:
                 self.lazy_adam = LazyAdam(self.parameters, self.optimizer.moments, settings)
                 copies = 1
@@ -419,6 +419,8 @@ class Trainer:
             gradients = frame(gradients, gradients, places)
             if self.lazy_adam:
                 parameters = self.lazy_adam.take(backend, self._memory[0], places, arrays)
+            elif self.optimizer.updates_rows:
+                parameters = take(backend, parameters, self._memory[0], places)
             else:
                 wholes = zip((parameters, *moments), self._memory, strict=True)
                 parameters, *parts = (take(backend, whole, memory, places) for whole, memory in wholes)
@@ -443,10 +445,12 @@ class Trainer:
         if settings.clip:
             backend.clip_factor(self._all_gradients(gradients), settings.clip, self._scale)
         sizes = {"scale": self._scale, "numbers": numbers}
-        lazily = self.lazy_adam.done if self.lazy_adam and places else ()
-        self.optimizer.update(parameters, gradients, moments, **sizes, left_out=lazily)
+        in_place = places if self.lazy_adam or self.optimizer.updates_rows else ()
+        self.optimizer.update(parameters, gradients, moments, **sizes, left_out=in_place)
         if self.lazy_adam and places:
             self.lazy_adam.update(backend, parameters, gradients, places, arrays, **sizes)
+        elif in_place:
+            self.optimizer.update_rows(self.parameters, gradients, places, **sizes)
         elif places:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 put(backend, part, whole, places)

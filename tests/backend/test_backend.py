@@ -627,6 +627,22 @@ def test_optimizer_steps(update: str, shapes: list[tuple[int, ...]], dtype: np.d
                 assert_close(array, wanted, UPDATE[dtype])
 
 
+@same_kernels_in_fp32
+def test_adagrad_steps_of_rows_equal_steps_of_these_rows(dtype: np.dtype, threads: int) -> None:
+    generator, rows = np.random.default_rng(0), np.array([3, 0, -1, 32, 17, 5], np.int32)
+    arrays = [np.abs(normal(generator, 33, 19, dtype=dtype)) for _ in range(2)]
+    gradient, found, before = normal(generator, 6, 19, dtype=dtype), rows >= 0, [array.copy() for array in arrays]
+    numbers = {**COMMON, "epsilon": 1e-3}
+    weight, total = (array[rows[found]] for array in as_float64(*arrays))
+    expected = reference.adagrad_step(weight, gradient[found].astype(np.float64), total, **numbers)
+    given = {**device_numbers(BACKEND, numbers), "scale": np.full(1, numbers["scale"], dtype)}
+    BACKEND.adagrad_step_rows(gradient, rows, *arrays, **given)
+    others = np.setdiff1d(np.arange(33), rows)
+    for array, wanted, copy in zip(arrays, expected, before, strict=True):
+        assert_close(array[rows[found]], wanted, UPDATE[dtype])
+        assert np.array_equal(array[others], copy[others])
+
+
 IDLE = {"rate": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-3}
 
 

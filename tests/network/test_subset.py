@@ -9,6 +9,7 @@ from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.protocol import StepNumbers
 from fflm.network.config import NetworkConfig
 from fflm.network.feedforward import Network
+from fflm.network.kernels import number_words
 from fflm.network.output import Objective
 from fflm.network.parameters import Parameters
 from fflm.network.subset import Subset, frame, put, take
@@ -86,3 +87,22 @@ def test_subset_with_more_rows_has_same_gradients(name):
     for key, expected in found[0].items():
         np.testing.assert_allclose(found[1][key][: len(expected)], expected, rtol=1e-9, atol=1e-12)
         assert not found[1][key][len(expected) :].any()
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("tied", [False, True])
+def test_words_of_batch_are_numbered_in_ascending_order_after_those_of_softmax(size: int, tied: bool) -> None:
+    generator = np.random.default_rng(size)
+    for count in (0, 1, 40):
+        words = generator.integers(-1, size, count, np.int32)
+        first = np.unique(generator.integers(0, size, 7, np.int32)) if tied else np.empty(0, np.int32)
+        found, numbers = number_words(words, size, first)
+        others = sorted({*words.tolist()} - {-1, *first.tolist()})
+        assert found.tolist() == [*first.tolist(), *others]
+        assert [-1 if number < 0 else found[number] for number in numbers] == words.tolist()
+
+
+@pytest.mark.parametrize(("words", "first"), [([-2], []), ([64], []), ([0], [64]), ([0], [-1])])
+def test_word_outside_of_vocabulary_has_no_number(words: list[int], first: list[int]) -> None:
+    with pytest.raises(IndexError, match="not in the vocabulary"):
+        number_words(np.array(words, np.int32), 64, np.array(first, np.int32))

@@ -89,7 +89,7 @@ def test_vocabulary_file_round_trip(tmp_path_factory, words, ends):
     vocabulary = Vocabulary.from_counts(words, ends=ends)
     vocabulary.save(path)
     again = Vocabulary.load(path, vocabulary.to_dict())
-    assert vars(again) == vars(vocabulary)
+    assert vars(again) == {name: value for name, value in vars(vocabulary).items() if name != "_content"}
     lines = path.read_text("utf-8").split("\n")
     assert len(lines) == len(vocabulary) + 1
     assert not any(character.isspace() for line in lines for character in line.replace("\t", "", 1))

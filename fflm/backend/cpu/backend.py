@@ -296,6 +296,21 @@ class CpuBackend:
         constants = tuple(map(scale.dtype.type, (scale[0], l2, numbers.rate, epsilon)))
         self._update(kernels.adagrad_step, constants, weights, gradients, totals)
 
+    def adagrad_step_rows(
+        self,
+        gradient: Array,
+        rows: Array,
+        weight: Array,
+        total: Array,
+        *,
+        scale: Array,
+        l2: float,
+        numbers: Any,
+        epsilon: float,
+    ) -> None:
+        constants = map(scale.dtype.type, (scale[0], l2, numbers.rate, epsilon))
+        kernels.adagrad_step_rows(gradient, rows, *constants, weight, total, self._shares(2 * gradient.size))
+
     def rmsprop_step(
         self,
         weights: Sequence[Array],

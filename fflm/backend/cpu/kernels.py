@@ -806,6 +806,20 @@ def adagrad_step(weight, gradient, total, scale, l2, rate, epsilon, threads, t):
 
 
 @kernel()
+def adagrad_step_rows(gradient, rows, scale, l2, rate, epsilon, weight, total, threads, t):
+    """Compute `Backend.adagrad_step_rows`: gradient (R, m), rows (R,) -> rows of weight and total (N, m)."""
+    low, high = share(len(rows), threads, t)
+    for i in range(low, high):
+        later = max(0, rows[min(i + AHEAD, high - 1)])
+        fetch_row(weight, later)
+        fetch_row(total, later)
+        if rows[i] >= 0:
+            w, g, v = weight[rows[i]], gradient[i], total[rows[i]]
+            for j in range(len(g)):
+                w[j], v[j] = adagrad_update(w[j], scale * g[j] + l2 * w[j], v[j], rate, epsilon)
+
+
+@kernel()
 def rmsprop_step(weight, gradient, mean, scale, l2, rate, decay, epsilon, threads, t):
     """Update weight and mean (N,) by `rmsprop_update` with gradient (N,)."""
     w, g, v = portion(weight, threads, t), portion(gradient, threads, t), portion(mean, threads, t)

@@ -602,6 +602,21 @@ class CudaBackend:
         constants = map(c_float, (l2, epsilon))
         self._on_table(kernels.adagrad_step, (weights, gradients, totals), scale, numbers.reals, *constants)
 
+    def adagrad_step_rows(
+        self,
+        gradient: Array,
+        rows: Array,
+        weight: Array,
+        total: Array,
+        *,
+        scale: Array,
+        l2: float,
+        numbers: Any,
+        epsilon: float,
+    ) -> None:
+        constants = map(c_float, (l2, epsilon))
+        self._launch(kernels.adagrad_step_rows, len(rows), gradient, rows, scale, numbers.reals, *constants, weight, total)
+
     def rmsprop_step(
         self,
         weights: Sequence[Array],

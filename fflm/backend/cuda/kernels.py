@@ -686,6 +686,20 @@ def adagrad_step(table, scale, reals, l2, epsilon):
 
 
 @kernel()
+def adagrad_step_rows(gradient, rows, scale, reals, l2, epsilon, weight, total):
+    """Compute `Backend.adagrad_step_rows`: gradient (R, m), rows (R,) -> rows of weight and total (N, m).
+
+    scale (1,) and reals (4,) are as for `adagrad_step`. Grid: one block per row of gradient.
+    """
+    i = uint32(cuda.blockIdx.x)
+    if rows[i] >= int32(0):
+        row = uint32(rows[i])
+        for j in range(uint32(cuda.threadIdx.x), uint32(gradient.shape[1]), uint32(BLOCK)):
+            g = scale[0] * gradient[i, j] + l2 * weight[row, j]
+            weight[row, j], total[row, j] = adagrad_update(weight[row, j], g, total[row, j], reals[uint32(RATE)], epsilon)
+
+
+@kernel()
 def rmsprop_step(table, scale, reals, l2, decay, epsilon):
     """Update weights and means by `rmsprop_update` with gradients, scale (1,), and reals[RATE].
 

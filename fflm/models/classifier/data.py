@@ -83,12 +83,13 @@ class LabeledSource:
         if tagged and self.format != "auto":
             raise SettingsError(f"tagged text has a word, a tab and a tag on each line: leave out `format='{self.format}'`")
         everything = self._read(self.inputs, tagged)
+        held_out = {name: part for name in ("valid", "test") if (part := parse_held_out(name, getattr(self, name))) is not None}
+        files = {name: part for name, part in held_out.items() if isinstance(part, tuple)}
+        if len(files) == len(held_out):  # nothing is drawn
+            return {"train": everything, **{name: self._read(part, tagged) for name, part in files.items()}}
         order = _sentence_order(everything.labels, seed) if tagged else _drawing_order(everything.labels, seed)
         parts = {}
-        for name, given in (("valid", self.valid), ("test", self.test)):
-            part = parse_held_out(name, given)
-            if part is None:
-                continue
+        for name, part in held_out.items():
             if isinstance(part, tuple):
                 parts[name] = self._read(part, tagged)
                 continue

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
+from fflm.models.classifier.kernels import bigram_table, padded_rows, with_bigrams
 from fflm.models.classifier.settings import TextInput
+from fflm.text.encoder import Encoder
 from fflm.text.extent import as_bytes
 from fflm.text.numbering import Numbering
 from fflm.text.reading import read_lines, uncompressed
@@ -16,6 +18,12 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.examples import Scale
+
+CHUNK = 4096
+"""Number of texts that are tokenized at a time."""
+
+SHORT = 1 << 20
+"""Number of characters that a reader encodes without the kernels that read text, in less time than it takes to load these."""
 
 
 def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size: int | None) -> Vocabulary:
@@ -70,8 +78,8 @@ def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.
     """
     numbering = Numbering(TextSettings(tokenizer))
     pieces = [np.empty(0, np.int32)]
-    for low in range(0, len(texts), 4096):
-        chunk = "".join(text + "\n" for text in texts[low : low + 4096])
+    for low in range(0, len(texts), CHUNK):
+        chunk = "".join(text + "\n" for text in texts[low : low + CHUNK])
         pieces.append(numbering.number(as_bytes(chunk))[1])
     return np.concatenate(pieces).astype(np.int64), numbering.types()
 
@@ -164,7 +172,9 @@ class Reader:
         # word and the number of a group that the word belongs to.
         self._members = np.array(known, np.int64).reshape(-1, 2)
         self._counted = min(input.counts, len(vocabulary) - 1)  # number of words whose counts are features
-        self._bigrams = _Bigrams(vocabulary) if input.bigrams else None
+        self._bigrams = _bigrams_of(vocabulary) if input.bigrams else None
+        self._seen = 0  # number of characters that were encoded
+        self._encoder = Encoder(TextSettings(input.tokenizer, line_ends=False), vocabulary)
 
     @property
     def width(self) -> int:
@@ -191,19 +201,27 @@ class Reader:
         starts
             The index in ``ids`` where each text begins, and T, (S + 1,) int64.
         """
+        self._seen += sum(map(len, texts))
+        words, starts = self._encode_few(texts) if self._seen <= SHORT else self._encode_many(texts)
+        if self._bigrams is not None:
+            words, starts = with_bigrams(words, starts, self._bigrams)
+        return words, starts
+
+    def _encode_few(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the words of texts as `encode` does, without bigrams, and without the kernels that read text."""
         numbers, types = _number(self.input.tokenizer, texts)
-        ids = self.vocabulary.encode(types)[numbers]
-        ends = numbers == 0
-        ids[ends] = -1
-        if self._bigrams:
-            ids = np.stack([ids, self._bigrams.ids(ids)], 1).reshape(-1)
-            ends = np.repeat(ends, 2)
-            ends[1::2] = False
-            kept = ends | (ids >= 0)
-            ids, ends = ids[kept], ends[kept]
-        places = np.flatnonzero(ends)
-        starts = np.concatenate([[0], places - np.arange(len(places))])
-        return np.ascontiguousarray(ids[~ends]), starts.astype(np.int64)
+        ends = np.flatnonzero(numbers == 0)
+        starts = np.concatenate([np.zeros(1, np.int64), ends - np.arange(len(ends))])
+        return self.vocabulary.encode(types)[numbers[numbers > 0]], starts
+
+    def _encode_many(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the words of texts as `encode` does, without bigrams."""
+        ids, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+        for low in range(0, len(texts), CHUNK):
+            own, borders = self._encoder.encode(texts[low : low + CHUNK])
+            ids.append(own)
+            counts.append(np.diff(borders))
+        return np.concatenate(ids), np.cumsum(np.concatenate(counts))
 
     def rows(self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the inputs of the network for texts.
@@ -226,10 +244,7 @@ class Reader:
         if self.input.input == "features":
             return self._features(ids, starts, lengths)
         width = self.input.window if self.input.input == "window" else max(1, int(lengths.max(initial=0)))
-        places = np.arange(width)
-        inside = places < lengths[:, None]
-        rows = np.full(inside.shape, self._padding, np.int32)
-        rows[inside] = ids[(starts[:, None] + places)[inside]]
+        rows: npt.NDArray[np.int32] = padded_rows(ids, starts, lengths, width, self._padding)
         return rows
 
     def windows(
@@ -294,30 +309,14 @@ class Reader:
         return features if self.scale is None else self.scale.apply(features).astype(np.float32)
 
 
-class _Bigrams:
-    """The bigrams of a vocabulary, to look them up by the ids of their words."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._size = len(vocabulary)
-        keys = {}
-        for id_, word in enumerate(vocabulary.words):
-            left, space, right = word.partition(" ")
-            if space and left in vocabulary and right in vocabulary:
-                keys[vocabulary.id(left) * self._size + vocabulary.id(right)] = id_
-        self._keys = np.array(sorted(keys), np.int64)
-        self._ids = np.array([keys[key] for key in self._keys.tolist()], np.int32)
-
-    def ids(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """Return the id of the bigram that begins at each of the words ids (T,), or -1 if it is not in the vocabulary: (T,).
-
-        Ids of -1 are the ends of texts.
-        """
-        pairs = _pairs(np.where(ids < 0, 0, ids).astype(np.int64), self._size)
-        if not len(self._keys):
-            return np.full(len(ids), -1, np.int32)
-        places = np.minimum(np.searchsorted(self._keys, pairs), len(self._keys) - 1)
-        found: npt.NDArray[np.int32] = np.where(self._keys[places] == pairs, self._ids[places], np.int32(-1))
-        return found
+def _bigrams_of(vocabulary: Vocabulary) -> npt.NDArray[np.uint64]:
+    """Return the bigrams of a vocabulary, for `kernels.with_bigrams`."""
+    words = vocabulary.words
+    ids = np.array([id_ for id_, word in enumerate(words) if " " in word], np.int32)
+    lefts, rights = vocabulary.encode([part for id_ in ids for part in words[id_].split(" ", 1)]).reshape(-1, 2).T
+    known = (lefts > 0) & (rights > 0)
+    table: npt.NDArray[np.uint64] = bigram_table(lefts[known], rights[known], ids[known])
+    return table
 
 
 def _pairs(numbers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:

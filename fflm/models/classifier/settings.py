@@ -18,6 +18,13 @@ from fflm.text.tokenizer import Tokenizer
 
 InputName = Literal["mean", "max", "window", "features", "tagging"]
 Padding = Literal["trained", "zeros"]
+TokenizerMode: TypeAlias = Annotated[
+    Literal["word", "char", "space", "chinese"],
+    Meta(
+        description="Split text into words and punctuation, into characters, only at spaces, tabs and line ends, or into words "
+        "and Chinese words."
+    ),
+]
 
 CATEGORIES = 10_000
 """Maximum number of categories in the lexicon, and maximum number of words whose presence is a feature."""

@@ -29,7 +29,7 @@ from fflm.models.classifier.data import ClassifierData, LabeledSource
 from fflm.models.classifier.features import read_lexicon
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.model import ClassifierFile, probabilities, save_description
-from fflm.models.classifier.settings import DEFAULTS, TAGGING, Balanced, Lexicons, TextInput, Vectors
+from fflm.models.classifier.settings import DEFAULTS, TAGGING, Balanced, Lexicons, TextInput, TokenizerMode, Vectors
 from fflm.models.creation import TEXT_OPTIONS, check_free, model_path, new_folder, pop_fields, pop_tokenizer
 from fflm.models.folder import opening_run
 from fflm.models.neural.model import NeuralModel
@@ -158,7 +158,7 @@ NO_NETWORK = ("vocabulary", "input", "numbers", "outputs", "output", "window", "
 OPTIONS = {
     **parameters(LabeledSource),
     **parameters(TextInput, "tokenizer", "lexicon"),
-    "tokenizer": TEXT_OPTIONS["tokenizer"],
+    "tokenizer": TEXT_OPTIONS["tokenizer"].replace(annotation=TokenizerMode),
     **parameters(Tokenizer, "mode", "subwords"),
     **parameters(VocabularyRule, "words", "source"),
     **parameters(NetworkConfig, *NO_NETWORK),

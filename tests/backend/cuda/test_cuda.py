@@ -107,6 +107,7 @@ def recorded_launches(precision):
     numbers = {"scale": factor, "l2": 0.0, "numbers": placed}
     backend.momentum_step([one], [one], [one], momentum=0.9, nesterov=True, **numbers)
     backend.adagrad_step([one], [one], [one], epsilon=1e-3, **numbers)
+    backend.adagrad_step_rows(one, ids, one, one, epsilon=1e-3, **numbers)
     backend.rmsprop_step([one], [one], [one], decay=0.9, epsilon=1e-3, **numbers)
     adam = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3}
     backend.adam_step([one], [one], [one], [one], **numbers, **adam, shrinks=True)

@@ -24,7 +24,7 @@ from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
 from fflm.cli import _as_commands, main
 from fflm.errors import FflmWarning
 from fflm.files import LOCK
-from fflm.models.classifier.features import Reader, Texts, count_words, read_lexicon
+from fflm.models.classifier.features import SHORT, Reader, Texts, count_words, read_lexicon
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.reading import read_labeled
 from fflm.models.classifier.settings import TextInput
@@ -184,7 +184,10 @@ def test_words_and_bigrams_equal_naive_count(texts: list[str], new: list[str]) -
     input = TextInput(bigrams=True)
     vocabulary = count_words(input, texts, 1, None)
     assert dict(zip(vocabulary.words[1:], vocabulary.counts[1:], strict=True)) == counts
-    ids, starts = Reader(input, vocabulary).encode([*texts, *new])
+    reader = Reader(input, vocabulary)
+    ids, starts = reader.encode([*texts, *new])
+    reader._seen = SHORT + 1  # from now on, kernels read text
+    assert all(map(np.array_equal, reader.encode([*texts, *new]), (ids, starts)))
     for row, text in enumerate([*texts, *new]):
         tokens, expected = tokenizer.tokens(text), []
         for place, token in enumerate(tokens):
@@ -661,6 +664,7 @@ def test_language_models_and_classifiers_are_distinguished(data: Path, tmp_path:
         (("{data}", "--vectors", "v", "--embedding", "5"), "leave out --embedding"),
         (("--resume", "nowhere"), "train one with `fflm classify train`"),
         (("{data}", "--vectors", "nowhere"), "cannot read nowhere"),
+        (("{data}", "--tokenizer", "subword"), "'subword' is not one of 'word', 'char', 'space', 'chinese'"),
     ],
 )
 def test_classify_train_refuses_invalid_arguments(data: Path, tmp_path: Path, arguments: tuple, message: str) -> None:
