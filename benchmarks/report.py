@@ -106,6 +106,9 @@ def introduction() -> str:
     """Write the introduction: the machine, and what was not measured."""
     machine, rates = read("training_step")["machine"], read("training_step")["product_rates"]["1"]
     kenlm = read("scoring")["rates"]["fflm, from text"]["faster_than_kenlm"]["median"]
+    long = {"ensemble": "the ensemble of default networks", "student": "its student", "best": "the preset `best`"}
+    missing = {row: [name for name, each in read("recipe")["results"].items() if row not in each["rows"]] for row in long}
+    untrained = [f"{long[row]} on {' and '.join(names)}" for row, names in missing.items() if names]
     notes = MACHINE_NOTES.format(ours=count(rates["fflm"] / 1e9), theirs=count(rates["torch"] / 1e9), kenlm=kenlm)
     return f"""\
 # Benchmarks
@@ -126,7 +129,7 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - Nothing was measured on a GPU. The CUDA kernels have never run on one ([GPU](gpu.md)).
 - Other processors and more than two cores were not measured, except as said above.
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
-- The preset `best`, the ensemble of default networks and its student were not trained to their end on these corpora.
+- Not trained to their end: {"; ".join(untrained) or "none"}.
 - The networks of the paper were measured before a correction of Adam for the rows that a sampled step leaves out, and so were
   the times of steps, of inference, of scaling and of the large text, with the default network of that time.
 - The times of training, of inference and of classifiers were measured when kernels were compiled as parallel loops of Numba."""
@@ -222,9 +225,16 @@ def quality() -> str:
     """Write the section on the perplexities of the default network."""
     result = read("recipe")["results"]
     names = list(result)
-    tests = {row: [result[name]["rows"][row]["test"] for name in names] for row in result[names[0]]["rows"]}
+    tests = {row: [result[name]["rows"].get(row, {}).get("test") for name in names] for row in result[names[0]]["rows"]}
     rows = [
-        [row, *(each for test in scores for each in (f"{test['perplexity']:.1f}", f"{test['bits_per_character']:.3f}"))]
+        [
+            row,
+            *(
+                each
+                for test in scores
+                for each in ((f"{test['perplexity']:.1f}", f"{test['bits_per_character']:.3f}") if test else ("", ""))
+            ),
+        ]
         for row, scores in sorted(tests.items(), key=lambda item: -item[1][0]["perplexity"])
     ]
     best = {
