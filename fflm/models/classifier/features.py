@@ -1,16 +1,15 @@
 """The inputs that a classifier's network reads of texts: ids of words, or numeric features."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
-from fflm.models.classifier.kernels import bigram_table, padded_rows, with_bigrams
 from fflm.models.classifier.settings import TextInput
-from fflm.text.encoder import Encoder
 from fflm.text.extent import as_bytes
 from fflm.text.numbering import Numbering
 from fflm.text.reading import read_lines, uncompressed
@@ -18,6 +17,9 @@ from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, Tokenizer
 from fflm.text.vocabulary import Vocabulary
 from fflm.training.examples import Scale
+
+if TYPE_CHECKING:
+    from fflm.text.encoder import Encoder
 
 CHUNK = 4096
 """Number of texts that are tokenized at a time."""
@@ -172,9 +174,7 @@ class Reader:
         # word and the number of a group that the word belongs to.
         self._members = np.array(known, np.int64).reshape(-1, 2)
         self._counted = min(input.counts, len(vocabulary) - 1)  # number of words whose counts are features
-        self._bigrams = _bigrams_of(vocabulary) if input.bigrams else None
         self._seen = 0  # number of characters that were encoded
-        self._encoder = Encoder(TextSettings(input.tokenizer, line_ends=False), vocabulary)
 
     @property
     def width(self) -> int:
@@ -203,9 +203,29 @@ class Reader:
         """
         self._seen += sum(map(len, texts))
         words, starts = self._encode_few(texts) if self._seen <= SHORT else self._encode_many(texts)
-        if self._bigrams is not None:
+        if self.input.bigrams:
+            from fflm.models.classifier.kernels import with_bigrams  # here, because it imports Numba
+
             words, starts = with_bigrams(words, starts, self._bigrams)
         return words, starts
+
+    @cached_property
+    def _bigrams(self) -> npt.NDArray[np.uint64]:
+        """The bigrams of the vocabulary, for `kernels.with_bigrams`."""
+        from fflm.models.classifier.kernels import bigram_table  # here, because it imports Numba
+
+        words = self.vocabulary.words
+        ids = np.array([id_ for id_, word in enumerate(words) if " " in word], np.int32)
+        lefts, rights = self.vocabulary.encode([part for id_ in ids for part in words[id_].split(" ", 1)]).reshape(-1, 2).T
+        known = (lefts > 0) & (rights > 0)
+        table: npt.NDArray[np.uint64] = bigram_table(lefts[known], rights[known], ids[known])
+        return table
+
+    @cached_property
+    def _encoder(self) -> "Encoder":
+        from fflm.text.encoder import Encoder  # here, because it imports Numba
+
+        return Encoder(TextSettings(self.input.tokenizer, line_ends=False), self.vocabulary)
 
     def _encode_few(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Return the words of texts as `encode` does, without bigrams, and without the kernels that read text."""
@@ -243,6 +263,8 @@ class Reader:
             lengths = np.minimum(lengths, self.input.window)
         if self.input.input == "features":
             return self._features(ids, starts, lengths)
+        from fflm.models.classifier.kernels import padded_rows  # here, because it imports Numba
+
         width = self.input.window if self.input.input == "window" else max(1, int(lengths.max(initial=0)))
         rows: npt.NDArray[np.int32] = padded_rows(ids, starts, lengths, width, self._padding)
         return rows
@@ -307,16 +329,6 @@ class Reader:
         if self.input.log_length:
             features[:, -1] = np.log1p(lengths)
         return features if self.scale is None else self.scale.apply(features).astype(np.float32)
-
-
-def _bigrams_of(vocabulary: Vocabulary) -> npt.NDArray[np.uint64]:
-    """Return the bigrams of a vocabulary, for `kernels.with_bigrams`."""
-    words = vocabulary.words
-    ids = np.array([id_ for id_, word in enumerate(words) if " " in word], np.int32)
-    lefts, rights = vocabulary.encode([part for id_ in ids for part in words[id_].split(" ", 1)]).reshape(-1, 2).T
-    known = (lefts > 0) & (rights > 0)
-    table: npt.NDArray[np.uint64] = bigram_table(lefts[known], rights[known], ids[known])
-    return table
 
 
 def _pairs(numbers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
