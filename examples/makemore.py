@@ -43,6 +43,7 @@ COMMON: dict[str, Any] = {
     "residual": True,
     "dropout": 0.0,
     "embedding_dropout": 0.0,
+    "adversarial": 0.0,
     "batch_size": 256,
     "epochs": 30,
     "patience": 0,

@@ -46,6 +46,7 @@ def train() -> fflm.NeuralModel:
             tied=False,
             dropout=0.0,
             embedding_dropout=0.0,
+            adversarial=0.0,
             epochs=3,
             rate=0.01,
         )
