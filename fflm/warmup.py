@@ -130,6 +130,7 @@ def _scorers(folder: Path) -> None:
     scorer = FastScorer(NeuralModel.load(folder / "text.model"))
     ids = scorer.text.encode_text(_TEXT, scorer.vocabulary)
     scorer.losses_of_text(ids)
+    scorer.model.losses_of_text(ids[:3])
     cache = NeuralCache(5, 10.0, scorer.model)
     cache.losses_of_text(ids)
     Mixture({"network": scorer.model, "cache": cache}, [0.5, 0.5]).next_words("The cat", 3)

@@ -254,6 +254,8 @@ def test_warm_up_compiles_all_kernels_that_models_use(tmp_path):
     program = f"""
 import json, pathlib, sys
 import fflm, test_threads
+from click.testing import CliRunner
+from fflm.cli import main
 from numba.core.dispatcher import Dispatcher
 from fflm.backend.cpu.launching import Kernel
 from fflm.warmup import warm_up
@@ -270,6 +272,8 @@ for function in test_threads.operations(folder).values():
     function("The cat sat on the wall.")
 for optimizer in ("sgd", "adagrad", "rmsprop", "adam", "adamw"):
     fflm.train(folder / "corpus", folder / "a.model", overwrite=True, optimizer=optimizer, **test_threads.SETTINGS)
+score = ["score", "-m", str(folder / "a.model"), "--by", "word"]
+assert CliRunner().invoke(main, score, input="The cat sat.").exit_code == 0
 print(json.dumps(sorted(compiled() - before)))
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent / "backend")])}
