@@ -109,6 +109,12 @@ def introduction() -> str:
     long = {"ensemble": "the ensemble of default networks", "student": "its student", "best": "the preset `best`"}
     missing = {row: [name for name, each in read("recipe")["results"].items() if row not in each["rows"]] for row in long}
     untrained = [f"{long[row]} on {' and '.join(names)}" for row, names in missing.items() if names]
+    large = next(
+        each
+        for each in read("training_step")["steps"]
+        if each["size"] == "V=100k m=128 h=256 B=512" and each["contender"] == "fflm"
+    )
+    exact = [milliseconds(each["seconds"]["median"]) for each in (large, read("sampled_step")["steps"]["exact, 1 threads"])]
     notes = MACHINE_NOTES.format(ours=count(rates["fflm"] / 1e9), theirs=count(rates["torch"] / 1e9), kenlm=kenlm)
     return f"""\
 # Benchmarks
@@ -130,9 +136,11 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - Other processors and more than two cores were not measured, except as said above.
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
 - Not trained to their end: {"; ".join(untrained) or "none"}.
-- The networks of the paper were measured before a correction of Adam for the rows that a sampled step leaves out, and so were
-  the times of steps, of inference, of scaling and of the large text, with the default network of that time.
-- The times of training, of inference and of classifiers were measured when kernels were compiled as parallel loops of Numba."""
+- The networks of the paper were measured before a correction of Adam for the rows that a sampled step leaves out.
+- The times of exact steps, of inference, of scaling and of the large text were measured before kernels were made faster, with a
+  default network that had no direct connections. Single calls were also measured without these.
+- Not all machines were equally fast, although their processors have the same name: an exact step with 100,000 words took
+  {exact[0]} in the run of the section on training steps, and {exact[1]} in that of sampled losses. Compare times within a section only."""
 
 
 def glance() -> str:
@@ -382,6 +390,7 @@ def sampled() -> str:
         ]
         for loss in ("exact", "sampled", "nce", "adaptive")
     ]
+    words = sampled_words(read("sampled_step")["default_steps"])
     return f"""\
 ## Sampled losses
 
@@ -398,7 +407,25 @@ The next table is about one training step with 100,000 words in the vocabulary (
 
 {source("sampled_step")}
 
-{table(["loss", "step", "times faster than exact"], step)}"""
+{table(["loss", "step", "times faster than exact"], step)}
+
+Words per second of the default network without direct connections, and the share of the machine's matrix-product rate that its
+step reaches, with 1 and 2 threads:
+
+{table(["vocabulary", "exact", "share", "sampled", "share"], words)}"""
+
+
+def sampled_words(steps: Result) -> list[list[str]]:
+    """Return how many words per second the default network trains on, and the shares of the product rate, for each vocabulary."""
+    rows = []
+    for vocabulary in (33_000, 100_000):
+        row = [count(vocabulary)]
+        for loss in ("exact", "sampled"):
+            found = [steps[f"{loss}, V = {vocabulary}, {threads} threads"] for threads in (1, 2)]
+            row.append(", ".join(count(each["words_per_second"]["median"]) for each in found))
+            row.append(", ".join(f"{each['share_of_product_rate']['median']:.0%}" for each in found))
+        rows.append(row)
+    return rows
 
 
 def scoring() -> str:
