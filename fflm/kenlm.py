@@ -99,7 +99,8 @@ class State:
     words
         The words, as the model writes them; empty if no model has written it.
     kind
-        The length of these, and which numbers they may be, by which states of other models are told.
+        What distinguishes the states of other models: the length of ``words``, whether the model is one of n-grams, and the size
+        of its vocabulary.
     """
 
     __slots__ = ("kind", "words")
@@ -222,7 +223,7 @@ class Model:
         Raises
         ------
         FflmError
-            If another model has written ``in_state``, with which kernels would leave their tables.
+            If another model has written ``in_state``; kernels would read beyond the ends of arrays with it.
         """
         before = in_state.words
         if in_state.kind != self._kind and len(before):

@@ -104,8 +104,8 @@ class LazyAdam:
         part = frame(self._wholes[0], memory, places)
         for name in self.done:
             (taken,) = matrices(name, part)
-            sizes = skipped[f"idle.{name}"], skipped[f"keeps.{name}"]
-            arrays = *matrices(name, *self._wholes), places[name], *sizes, taken
+            own = skipped[f"idle.{name}"], skipped[f"keeps.{name}"]
+            arrays = *matrices(name, *self._wholes), places[name], *own, taken
             backend.adam_take_rows(*arrays, **self._last(skipped))
         return part
 

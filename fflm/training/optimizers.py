@@ -115,8 +115,8 @@ class Optimizer:
             if not (self.settings.frozen and name == "embeddings"):
                 decay = decay_of(self.settings, dict(parameters.items())[name])
                 gradient, *wholes = matrices(name, gradients, parameters, *self.moments)
-                sizes = {"scale": scale, "l2": decay, "numbers": numbers, "epsilon": self.settings.epsilon}
-                self._backend.adagrad_step_rows(gradient, rows, *wholes, **sizes)
+                numeric = {"scale": scale, "l2": decay, "numbers": numbers, "epsilon": self.settings.epsilon}
+                self._backend.adagrad_step_rows(gradient, rows, *wholes, **numeric)
 
     def _update_arrays(
         self,

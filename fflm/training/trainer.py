@@ -444,13 +444,13 @@ class Trainer:
         self.optimizer.add_penalties(parameters, gradients)
         if settings.clip:
             backend.clip_factor(self._all_gradients(gradients), settings.clip, self._scale)
-        sizes = {"scale": self._scale, "numbers": numbers}
+        numeric = {"scale": self._scale, "numbers": numbers}
         in_place = places if self.lazy_adam or self.optimizer.updates_rows else ()
-        self.optimizer.update(parameters, gradients, moments, **sizes, left_out=in_place)
+        self.optimizer.update(parameters, gradients, moments, **numeric, left_out=in_place)
         if self.lazy_adam and places:
-            self.lazy_adam.update(backend, parameters, gradients, places, arrays, **sizes)
+            self.lazy_adam.update(backend, parameters, gradients, places, arrays, **numeric)
         elif in_place:
-            self.optimizer.update_rows(self.parameters, gradients, places, **sizes)
+            self.optimizer.update_rows(self.parameters, gradients, places, **numeric)
         elif places:
             for part, whole in zip((parameters, *moments), (self.parameters, *self.optimizer.moments), strict=True):
                 put(backend, part, whole, places)
