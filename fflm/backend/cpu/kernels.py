@@ -157,27 +157,18 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads, t):
     borders (K + 1,) int64 are the borders of the blocks.
     """
     # The places of the words are sorted by word, in the order of the batch (counting sort), so that a row of d_embeddings, which
-    # is not in the cache, is read and written once. Threads have different words, which occur about equally often.
+    # is not in the cache, is read and written once. Each share sorts all of them, because branches that leave out the words of
+    # other shares cannot be predicted, and take longer. Shares add to different words, which occur about equally often.
     words, blocks, size = len(d_embeddings), len(borders) - 1, d_embeddings.shape[1]
-    starts = np.zeros(words + 1, np.int64)
+    ends = np.zeros(words + 1, np.int32)
     for i in range(contexts.shape[0]):
         for place in range(contexts.shape[1]):
             if contexts[i, place] >= 0:
-                starts[contexts[i, place] + 1] += 1
+                ends[contexts[i, place] + 1] += 1
     for word in range(words):
-        starts[word + 1] += starts[word]
-    low, high = share(starts[words], threads, t)
-    first = 0
-    while starts[first] < low:
-        first += 1
-    last = first
-    while starts[last] < high:
-        last += 1
-    begin = starts[first]
-    ends = np.empty(last - first, np.int64)
-    for word in range(first, last):
-        ends[word - first] = starts[word] - begin
-    rows, scaled = np.empty(starts[last] - begin, np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
+        ends[word + 1] += ends[word]
+    low, high = share(ends[words], threads, t)
+    rows, scaled = np.empty(ends[words], np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
     for i in range(contexts.shape[0]):
         for k in range(blocks):
             row, block = i * blocks + k, d_inputs[i, k * size : (k + 1) * size]
@@ -186,11 +177,14 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads, t):
                 scaled[row, j] = factor * block[j]
             for place in range(borders[k], borders[k + 1]):
                 word = contexts[i, place]
-                if first <= word < last:
-                    rows[ends[word - first]] = row
-                    ends[word - first] += 1
-    for word in range(first, last):
-        add_rows(scaled, rows[starts[word] - begin : starts[word + 1] - begin], d_embeddings[word])
+                if word >= 0:
+                    rows[ends[word]] = row
+                    ends[word] += 1
+    start = 0  # of the places of a word, which now end at ends[word]
+    for word in range(words):
+        if low <= start < high:
+            add_rows(scaled, rows[start : ends[word]], d_embeddings[word])
+        start = ends[word]
 
 
 @inner()
