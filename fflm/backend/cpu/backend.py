@@ -230,12 +230,12 @@ class CpuBackend:
     ) -> None:
         threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
         tiles = self._borrow("tiles", (threads, len(hidden), _tiles(len(weight), threads)[0]), hidden.dtype)
-        products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
+        partial = self._borrow("partial", (threads, *hidden.shape), hidden.dtype)
         summed, number = np.zeros((threads, len(hidden))), hidden.dtype.type(scale)
         kernels.nce_gradients(
-            hidden, weight, bias, targets, noise, number, beta, tiles, *products, summed, d_weight, d_bias, threads
+            hidden, weight, bias, targets, noise, number, beta, tiles, partial, summed, d_weight, d_bias, threads
         )
-        kernels.sum_nce_parts(products[1], summed, losses, d_hidden, threads)
+        kernels.sum_nce_parts(partial, summed, losses, d_hidden, threads)
 
     def replace_targets(self, log_probabilities: Array, targets: Array, factor: float, beta: float, d_scores: Array) -> None:
         factors = map(d_scores.dtype.type, (factor, beta))

@@ -59,10 +59,10 @@ def gemm(context, a, b, c, transpose_a, transpose_b, beta):  # type: ignore[no-u
     beta
         0 overwrites ``c``, even if it contains NaN; 1 adds to it.
     """
-    return types.void(a, b, c, types.boolean, types.boolean, c.dtype), _call_gemm
+    return types.void(a, b, c, types.boolean, types.boolean, c.dtype), call_gemm
 
 
-def _call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+def call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
     """Emit the call as LLVM code, because Python code for it would take a quarter of a second to compile for every layout."""
     kinds, (transpose_a, transpose_b, beta) = signature.args[:3], arguments[3:]
     a, b, c = (context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, arguments[:3], strict=True))

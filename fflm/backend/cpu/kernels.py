@@ -12,6 +12,7 @@ from numba import njit
 
 from fflm.backend.cpu.blas import gemm
 from fflm.backend.cpu.launching import kernel, share
+from fflm.backend.cpu.products import multiply_tile, multiply_turned_tile
 from fflm.backend.cpu.rows import REORDER, activate_row, clear, inner_product, larger
 from fflm.backend.formulas import (
     RELU,
@@ -602,8 +603,8 @@ def output_gradients(hidden, weight, targets, hit, spread, beta, tiles, factors,
                 tile[i, word - low] -= hit
                 d_bias[word] -= hit
         slopes = tile[:, : high - low]
-        gemm(slopes, weight[low:high], partial[t], False, False, 0.0 if k == first else 1.0)
-        gemm(slopes, hidden, d_weight[low:high], True, False, beta)
+        multiply_tile(slopes, weight[low:high], partial[t], 0.0 if k == first else 1.0)
+        multiply_turned_tile(slopes, hidden, d_weight[low:high], beta)
 
 
 @kernel()
@@ -675,7 +676,6 @@ def nce_gradients(
     scale,
     beta,
     tiles,
-    products,
     partial,
     summed,
     d_weight,
@@ -687,14 +687,11 @@ def nce_gradients(
 
     hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,) -> d_weight (V, H) and d_bias (V,), added to ``beta`` times
     their content; partial (threads, B, H), overwritten, parts of the gradients of hidden; summed (threads, B) float64, zeros, to
-    which parts of the losses are added. tiles (threads, B, W) and products (threads, B, H) are scratch memory.
+    which parts of the losses are added. tiles (threads, B, W) is scratch memory.
     """
-    rows, size = hidden.shape
-    words = weight.shape[0]
-    tile, product = tiles[t], products[t]
-    for i in range(rows):
+    words, most, tile = weight.shape[0], tiles.shape[2], tiles[t]
+    for i in range(len(hidden)):
         clear(partial[t, i])
-    most = tiles.shape[2]
     first, last = share((words + most - 1) // most, threads, t)
     for k in range(first, last):
         low, high = k * most, min((k + 1) * most, words)
@@ -703,11 +700,8 @@ def nce_gradients(
         if beta == 0:
             clear(d_bias[low:high])
         noise_tile(tile, bias[low:high], targets, noise[low:high], low, scale, summed[t], d_bias[low:high])
-        gemm(tile[:, :width], weight[low:high], product, False, False, 0.0)
-        for i in range(rows):
-            for j in range(size):
-                partial[t, i, j] += product[i, j]
-        gemm(tile[:, :width], hidden, d_weight[low:high], True, False, beta)
+        multiply_tile(tile[:, :width], weight[low:high], partial[t], 1.0)
+        multiply_turned_tile(tile[:, :width], hidden, d_weight[low:high], beta)
 
 
 @kernel()
