@@ -466,7 +466,7 @@ def main() -> None:
         "--sizes", type=int, nargs="+", choices=range(1, len(SIZES) + 1), help="numbers of the sizes [default: all]"
     )
     parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads [default: 1 and 2]")
-    parser.add_argument("--rounds", type=int, default=15, help="number of turns of each program")
+    parser.add_argument("--rounds", type=int, default=11, help="number of turns of each program; with fewer, noise has no margin")
     options = parse(parser)
     rounds = 3 if options.quick else options.rounds
     sizes = [SIZES[number - 1] for number in options.sizes or ((1, 6) if options.quick else range(1, len(SIZES) + 1))]
