@@ -134,18 +134,15 @@ class _Blocks:
         return self.builder.load(self._address(data, offset, kind), align=self.item, typ=kind)
 
     def _store(self, total, target, offset, mask) -> None:  # type: ignore[no-untyped-def]
-        """Store a vector of sums, added to ``beta`` times the content unless ``beta`` is 0, where the mask is set."""
-        builder, vector = self.builder, self.vector
-        address = self._address(target, offset, vector)
-        flags = ir.VectorType(_BIT, self.lanes)
+        """Store a vector of sums, plus ``beta`` times the content, where the mask is set. If ``beta`` is 0, nothing is read."""
+        vector, flags = self.vector, ir.VectorType(_BIT, self.lanes)
+        address, item = self._address(target, offset, vector), _INT(self.item)
+        load = self._routine("masked.load", ".p0", vector, address.type, _INT, flags, vector)
         store = self._routine("masked.store", ".p0", ir.VoidType(), vector, address.type, _INT, flags)
         fma = self._routine("fma", "", vector, vector, vector, vector)
-        with builder.if_else(builder.fcmp_ordered("==", self.beta, self.beta.type(0))) as (overwritten, added):
-            with overwritten:
-                builder.call(store, [total, address, _INT(self.item), mask])
-            with added:
-                old = builder.load(address, align=self.item, typ=vector)
-                builder.call(store, [builder.call(fma, [self._spread(self.beta), old, total]), address, _INT(self.item), mask])
+        adds = self._spread(self.builder.fcmp_unordered("!=", self.beta, self.beta.type(0)))
+        old = self.builder.call(load, [address, item, adds, ir.Constant(vector, [0.0] * self.lanes)])
+        self.builder.call(store, [self.builder.call(fma, [self._spread(self.beta), old, total]), address, item, mask])
 
     def _spread(self, value):  # type: ignore[no-untyped-def]
         """Return a vector of equal numbers."""
