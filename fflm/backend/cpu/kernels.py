@@ -35,7 +35,7 @@ from fflm.compiling import compiled, inner
 from fflm.instructions import CACHE_LINE, prefetch
 
 TILE = 512
-"""Number of words in a tile of the output layer. A tile of logits of a usual batch stays in the cache of a core."""
+"""Largest number of words in a tile of the output layer. A tile of logits of a usual batch stays in the cache of a core."""
 
 FEW_ROWS = 32
 """Largest number of rows for which `multiply_few` is faster than BLAS, which first copies the weights into another order."""
@@ -157,27 +157,18 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads, t):
     borders (K + 1,) int64 are the borders of the blocks.
     """
     # The places of the words are sorted by word, in the order of the batch (counting sort), so that a row of d_embeddings, which
-    # is not in the cache, is read and written once. Threads have different words, which occur about equally often.
+    # is not in the cache, is read and written once. Each share sorts all of them, because branches that leave out the words of
+    # other shares cannot be predicted, and take longer. Shares add to different words, which occur about equally often.
     words, blocks, size = len(d_embeddings), len(borders) - 1, d_embeddings.shape[1]
-    starts = np.zeros(words + 1, np.int64)
+    ends = np.zeros(words + 1, np.int32)
     for i in range(contexts.shape[0]):
         for place in range(contexts.shape[1]):
             if contexts[i, place] >= 0:
-                starts[contexts[i, place] + 1] += 1
+                ends[contexts[i, place] + 1] += 1
     for word in range(words):
-        starts[word + 1] += starts[word]
-    low, high = share(starts[words], threads, t)
-    first = 0
-    while starts[first] < low:
-        first += 1
-    last = first
-    while starts[last] < high:
-        last += 1
-    begin = starts[first]
-    ends = np.empty(last - first, np.int64)
-    for word in range(first, last):
-        ends[word - first] = starts[word] - begin
-    rows, scaled = np.empty(starts[last] - begin, np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
+        ends[word + 1] += ends[word]
+    low, high = share(ends[words], threads, t)
+    rows, scaled = np.empty(ends[words], np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
     for i in range(contexts.shape[0]):
         for k in range(blocks):
             row, block = i * blocks + k, d_inputs[i, k * size : (k + 1) * size]
@@ -186,11 +177,14 @@ def scatter_add(contexts, borders, d_inputs, d_embeddings, threads, t):
                 scaled[row, j] = factor * block[j]
             for place in range(borders[k], borders[k + 1]):
                 word = contexts[i, place]
-                if first <= word < last:
-                    rows[ends[word - first]] = row
-                    ends[word - first] += 1
-    for word in range(first, last):
-        add_rows(scaled, rows[starts[word] - begin : starts[word + 1] - begin], d_embeddings[word])
+                if word >= 0:
+                    rows[ends[word]] = row
+                    ends[word] += 1
+    start = 0  # of the places of a word, which now end at ends[word]
+    for word in range(words):
+        if low <= start < high:
+            add_rows(scaled, rows[start : ends[word]], d_embeddings[word])
+        start = ends[word]
 
 
 @inner()
@@ -451,16 +445,16 @@ def sum_row(row, width):
 
 @kernel(blas=True)
 def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads, t):
-    """Compute the logits of an output layer and their exponentials, one tile of `TILE` words after another.
+    """Compute the logits of an output layer and their exponentials, one tile of W words after another.
 
     hidden (B, H), weight (V, H), bias (V,) -> highest (tiles, B), the maximum of the logits of each row of a tile; totals
-    (tiles, B), the sums of exp(logit - highest); tiles (tiles, B, TILE), these exponentials. If ``tiles`` is only
-    (threads, B, TILE), it is scratch memory, which each thread overwrites with its next tile.
+    (tiles, B), the sums of exp(logit - highest); tiles (tiles, B, W), these exponentials. If ``tiles`` is only
+    (threads, B, W), it is scratch memory, which each thread overwrites with its next tile.
     """
-    count, words = highest.shape[0], weight.shape[0]
+    count, words, most = highest.shape[0], weight.shape[0], tiles.shape[2]
     first, last = share(count, threads, t)
     for k in range(first, last):
-        low, high = k * TILE, min((k + 1) * TILE, words)
+        low, high = k * most, min((k + 1) * most, words)
         width = high - low
         tile = tiles[k] if len(tiles) == count else tiles[t]
         multiply(hidden, weight[low:high], tile[:, :width])
@@ -474,10 +468,11 @@ def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads, t):
 def lower_targets(hidden, weight, targets, adversarial, tiles, totals, noise, threads, t):
     """Lower the scores of targets by the adversarial noise of `Backend.output_gradients`, after `softmax_tiles`.
 
-    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, TILE), totals (at least tiles, B), changed -> noise (3, B): by
+    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, W), totals (at least tiles, B), changed -> noise (3, B): by
     how much each score is lowered, this over |hidden|^2, and the exponential of the lowered score; 0 for targets of -1.
     """
     low, high = share(len(targets), threads, t)
+    most = tiles.shape[2]
     for i in range(low, high):
         word, dtype = targets[i], hidden.dtype.type
         noise[:, i] = 0
@@ -485,26 +480,26 @@ def lower_targets(hidden, weight, targets, adversarial, tiles, totals, noise, th
             continue
         length, square = inner_product(weight[word], weight[word]), inner_product(hidden[i], hidden[i])
         margin = adversarial * np.sqrt(length) * np.sqrt(square)
-        k, j = word // TILE, word % TILE
+        k, j = word // most, word % most
         tiles[k, i, j] *= exp(-margin)
-        totals[k, i] = sum_row(tiles[k, i], min(TILE, len(weight) - k * TILE))
+        totals[k, i] = sum_row(tiles[k, i], min(most, len(weight) - k * most))
         noise[0, i], noise[2, i] = margin, tiles[k, i, j]
         noise[1, i] = margin / square if square > 0 else dtype(0)
 
 
 @kernel()
-def finish_noise(hidden, targets, subtracted, factors, noise, losses, d_hidden, threads, t):
+def finish_noise(hidden, targets, subtracted, most, factors, noise, losses, d_hidden, threads, t):
     """Add to d_hidden (B, H) the gradient of the noise of `lower_targets`, and take the noise out of losses (B,).
 
     hidden (B, H), targets (B,), factors (at least tiles, B) of `finish_softmax`, noise (3, B). The gradient of the score of a
-    target is the difference of exponential times factor and ``subtracted``.
+    target is the difference of exponential times factor and ``subtracted``. ``most`` is the number of words in a tile.
     """
     low, high = share(len(targets), threads, t)
     for i in range(low, high):
         word = targets[i]
         if word < 0:
             continue
-        pull = (factors[word // TILE, i] * noise[2, i] - subtracted) * noise[1, i]
+        pull = (factors[word // most, i] * noise[2, i] - subtracted) * noise[1, i]
         for j in range(hidden.shape[1]):
             d_hidden[i, j] -= pull * hidden[i, j]
         # The loss is log Z' - s with the score s, where Z' lacks e^s (1 - e^-margin).
@@ -539,7 +534,7 @@ def combine_losses(hidden, weight, bias, rows, targets, highest, totals, normali
 
 @inner()
 def exp_to_slopes(row, factor, spread, d_bias):
-    """Replace the exponentials e of W words, in a row (TILE,), by factor e - spread, and add these slopes to d_bias (W,)."""
+    """Replace the exponentials e of W words, in a row (W,), by factor e - spread, and add these slopes to d_bias (W,)."""
     for j in range(len(d_bias)):
         row[j] = factor * row[j] - spread
         d_bias[j] += row[j]
@@ -586,16 +581,17 @@ def output_gradients(hidden, weight, targets, hit, spread, beta, tiles, factors,
     weights U and the hidden outputs f, dU = dz^T f and df = dz U. The term with p is the exponentials of `softmax_tiles` times a
     factor for each row of a tile; that with q is ``spread`` at all words, and in addition ``hit`` at the target.
 
-    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, TILE) of `softmax_tiles`, overwritten by dz, factors (N, B) of
+    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, W) of `softmax_tiles`, overwritten by dz, factors (N, B) of
     `finish_softmax` -> d_weight (V, H) and d_bias (V,), added to ``beta`` times their content; partial (threads, B, H),
     overwritten.
     """
     first, last = share(len(tiles), threads, t)
+    most = tiles.shape[2]
     if first == last:
         for i in range(len(hidden)):
             clear(partial[t, i])
     for k in range(first, last):
-        low, high = k * TILE, min((k + 1) * TILE, len(weight))
+        low, high = k * most, min((k + 1) * most, len(weight))
         tile, d_bias_part = tiles[k], d_bias[low:high]
         if beta == 0:
             clear(d_bias_part)
@@ -635,7 +631,7 @@ def replace_targets(log_probabilities, targets, factor, beta, d_scores, threads,
 def noise_row(row, bias, noise, losses, width):
     """Replace the products hidden weight^T of a row by noise sigmoid(s), and fill ``losses`` with noise log(1 + e^s).
 
-    row (TILE,), bias (W,), noise (W,), losses (W,), of which the first ``width`` numbers are used; s is product + bias.
+    row (W,), bias (W,), noise (W,), losses (W,), of which the first ``width`` numbers are used; s is product + bias.
     """
     one = row.dtype.type(1)
     for j in range(width):
@@ -647,7 +643,7 @@ def noise_row(row, bias, noise, losses, width):
 
 @inner()
 def noise_tile(tile, bias, targets, noise, low, scale, losses, d_bias):
-    """Replace the products hidden weight^T of a tile (B, TILE) by the gradients of the scores in noise-contrastive estimation.
+    """Replace the products hidden weight^T of a tile (B, W) by the gradients of the scores in noise-contrastive estimation.
 
     bias (W,), noise (W,), of the W words of the tile, whose first word is ``low``; targets (B,) -> losses (B,) float64 and
     d_bias (W,), both added to.
@@ -691,16 +687,17 @@ def nce_gradients(
 
     hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,) -> d_weight (V, H) and d_bias (V,), added to ``beta`` times
     their content; partial (threads, B, H), overwritten, parts of the gradients of hidden; summed (threads, B) float64, zeros, to
-    which parts of the losses are added. tiles (threads, B, TILE) and products (threads, B, H) are scratch memory.
+    which parts of the losses are added. tiles (threads, B, W) and products (threads, B, H) are scratch memory.
     """
     rows, size = hidden.shape
     words = weight.shape[0]
     tile, product = tiles[t], products[t]
     for i in range(rows):
         clear(partial[t, i])
-    first, last = share((words + TILE - 1) // TILE, threads, t)
+    most = tiles.shape[2]
+    first, last = share((words + most - 1) // most, threads, t)
     for k in range(first, last):
-        low, high = k * TILE, min((k + 1) * TILE, words)
+        low, high = k * most, min((k + 1) * most, words)
         width = high - low
         gemm(hidden, weight[low:high], tile[:, :width], False, True, 0.0)
         if beta == 0:
