@@ -242,6 +242,8 @@ def resolve_settings(
     config = dataclasses.replace(config, vocabulary=vocabulary)
     if "averages" in automatic:
         config = dataclasses.replace(config, averages=default_averages(words))
+    if "word_weights" in automatic:
+        config = dataclasses.replace(config, word_weights=bool(config.averages))
     if "window" in automatic:
         config = dataclasses.replace(config, window=default_window(config.averages))
     if "batch_size" in automatic:
