@@ -86,9 +86,7 @@ class NetworkConfig(Settings):
             description="Sizes of word blocks before the window, such as 10,30; the network sees the average embedding of each.",
         ),
     ] = ()
-    word_weights: Annotated[
-        bool, Meta(description="Multiply embeddings in averages by a learned weight of each word.")
-    ] = False
+    word_weights: Annotated[bool, Meta(description="Multiply embeddings in averages by a learned weight of each word.")] = False
     residual: Annotated[
         bool,
         Meta(

@@ -109,7 +109,10 @@ def test_weighted_averages(rows: int, words: int, size: int, blocks: tuple[int, 
     contexts[0], contexts[-1, -1] = 0, words
     embeddings, d_embeddings = normal(generator, 2, words + 1, size, dtype=dtype)
     weights, d_weights = normal(generator, 2, words + 1, dtype=dtype)
-    inputs, d_inputs = np.full((rows, len(blocks) * size), np.nan, dtype), normal(generator, rows, len(blocks) * size, dtype=dtype)
+    inputs, d_inputs = (
+        np.full((rows, len(blocks) * size), np.nan, dtype),
+        normal(generator, rows, len(blocks) * size, dtype=dtype),
+    )
     BACKEND.gather(embeddings, contexts, blocks, inputs, weights)
     assert_close(inputs, reference.gather(embeddings.astype(np.float64), contexts, blocks, weights), PRODUCT[dtype])
 
@@ -758,7 +761,9 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.normalize_backward(outputs, d_outputs.copy(), d_outputs)
     backend.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *gradients[1:3], d_inputs)
     backend.scatter_add(contexts, blocks, d_inputs, gradients[0])
-    backend.scatter_add(contexts, blocks, d_inputs, gradients[0], (embeddings, embeddings[:, 0].copy(), np.zeros(words + 1, dtype)))
+    backend.scatter_add(
+        contexts, blocks, d_inputs, gradients[0], (embeddings, embeddings[:, 0].copy(), np.zeros(words + 1, dtype))
+    )
     pooled, sources = np.empty((2, rows, size), dtype), np.empty((rows, size), np.int32)
     backend.mean_pool(embeddings, contexts, pooled[0])
     backend.mean_pool_backward(contexts, pooled[0], gradients[0])

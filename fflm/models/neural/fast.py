@@ -235,7 +235,7 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
     blocks = np.split(weights, len(config.blocks), axis=1)
     blocks = [block.T * block.dtype.type(size**-0.5) for block, size in zip(blocks, config.blocks, strict=True)]
     # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
-    reads = [weighted] * len(sizes) + [embeddings] * config.window
+    reads = [weighted if size > 1 else embeddings for size in config.blocks]
     largest = np.array([np.abs(read @ block).max(axis=0) for read, block in zip(reads, blocks, strict=True)])
     window, average = largest[averages:].sum(axis=0), largest[:averages].max(axis=0, initial=0)
     reached = window + np.array(sizes, bias.dtype) @ largest[:averages]
