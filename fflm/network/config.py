@@ -41,8 +41,8 @@ class NetworkConfig(Settings):
     hidden layer h, and the weights of the direct connections are W. The embeddings have one row more than the vocabulary, for the
     padding ``<s>``.
 
-    ``averages`` are those of Sun and Iyyer 2021, section 3. With ``word_weights``, they are weighted: the network learns which words
-    say much about the topic, as the weights of Arora et al. 2017 do by frequency.
+    ``averages`` are those of Sun and Iyyer 2021, section 3. With ``word_weights``, they are weighted: the network learns which
+    words say much about what follows, where Arora et al. 2017 take a function of their frequency.
 
     ``bands`` make the softmax adaptive (Grave et al. 2017): words before the first cutoff are predicted directly; for all other
     words, first their band is predicted, and then the word within the band.

@@ -15,7 +15,7 @@ _SIZE = "the size of the text"
 AUTOMATIC = dict.fromkeys(("window", "averages", "batch_size", "epochs", "loss"), _SIZE) | {
     "word_weights": "whether there are averages",
     "direct": f"{_SIZE}, and only with tied output weights",
-    "adversarial": "the loss: 0.01, but 0 for nce and with a teacher",
+    "adversarial": "the loss: 0.01, but 0 for nce",
 }
 """What determines settings of a language model that are None, or not given."""
 

@@ -177,8 +177,8 @@ def gather(embeddings, contexts, borders, weights, inputs, threads, t):
 def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, d_weights, threads, t):
     """Add d_inputs (B, K m) to the rows of d_embeddings (V + 1, m) that belong to the words of contexts (B, n).
 
-    borders (K + 1,) int64 are the borders of the blocks. If there are weights of words in blocks of several words, (V + 1,), their
-    gradients are added to d_weights (V + 1,), given embeddings (V + 1, m); otherwise ``weights`` and ``d_weights`` are (0,).
+    borders (K + 1,) int64 are the borders of the blocks. If there are weights of words in blocks of several words, (V + 1,),
+    their gradients are added to d_weights (V + 1,), given embeddings (V + 1, m). Otherwise both are (0,).
     """
     # The places of the words are sorted by word, in the order of the batch (counting sort), so that a row of d_embeddings, which
     # is not in the cache, is read and written once. Each share sorts all of them, because branches that leave out the words of
