@@ -48,10 +48,10 @@ Members: TypeAlias = Annotated[
     ),
 ]
 _PRESETS = (
-    "Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, embedding 64, hidden 128, "
-    "no direct connections, dropout 0.1, embedding dropout 0.1, no adversarial noise, epochs 3, rate 0.004. bengio2003 is the "
-    "network of Bengio et al. 2003 with its training, word by word: window 4, embedding 60, 50 units of tanh, direct "
-    "connections, sgd."
+    "Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, no word weights, "
+    "embedding 64, hidden 128, no direct connections, dropout 0.1, embedding dropout 0.1, no adversarial noise, epochs 3, "
+    "rate 0.004. bengio2003 is the network of Bengio et al. 2003 with its training, word by word: window 4, embedding 60, "
+    "50 units of tanh, direct connections, sgd."
 )
 NetworkPreset: TypeAlias = Annotated[Literal["default", "quick", "bengio2003"], Meta(description=_PRESETS)]
 Preset: TypeAlias = Annotated[

@@ -55,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "window": 5,
         "averages": (20,),
+        "word_weights": False,
         "embedding": 64,
         "hidden": (128,),
         "direct": False,
