@@ -85,13 +85,25 @@ class CpuBackend:
     def clear(self, array: Array) -> None:
         array[...] = 0
 
-    def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
+    def gather(
+        self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array, weights: Array | None = None
+    ) -> None:
         threads = self._shares(contexts.size * embeddings.shape[1])
-        kernels.gather(embeddings, contexts, _borders(blocks), inputs, threads)
+        weights = np.empty(0, embeddings.dtype) if weights is None else weights
+        kernels.gather(embeddings, contexts, _borders(blocks), weights, inputs, threads)
 
-    def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
+    def scatter_add(
+        self,
+        contexts: Array,
+        blocks: tuple[int, ...],
+        d_inputs: Array,
+        d_embeddings: Array,
+        weighted: tuple[Array, Array, Array] | None = None,
+    ) -> None:
         threads = self._shares(contexts.size * d_embeddings.shape[1])
-        kernels.scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, threads)
+        none = np.empty(0, d_inputs.dtype)
+        embeddings, weights, d_weights = (d_embeddings, none, none) if weighted is None else weighted
+        kernels.scatter_add(contexts, _borders(blocks), d_inputs, embeddings, weights, d_embeddings, d_weights, threads)
 
     def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
         threads = self._shares(words.size * embeddings.shape[1])

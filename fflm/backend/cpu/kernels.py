@@ -125,9 +125,29 @@ def add_rows(table, rows, total):
             total[j] += row[j]
 
 
+@inner()
+def add_weighted_rows(table, rows, weights, total):
+    """Add rows of a contiguous table (N, m), times the weights (N,) of the rows, to total (m,), as `add_rows` does."""
+    fours = len(rows) // 4 * 4
+    for p in range(0, fours, 4):
+        for later in range(p + 4, min(p + 12, len(rows))):
+            fetch_row(table, rows[later])
+        a, b, c, d = table[rows[p]], table[rows[p + 1]], table[rows[p + 2]], table[rows[p + 3]]
+        u, v, w, x = weights[rows[p]], weights[rows[p + 1]], weights[rows[p + 2]], weights[rows[p + 3]]
+        for j in range(len(total)):
+            total[j] = total[j] + u * a[j] + v * b[j] + w * c[j] + x * d[j]
+    for p in range(fours, len(rows)):
+        row, weight = table[rows[p]], weights[rows[p]]
+        for j in range(len(total)):
+            total[j] += weight * row[j]
+
+
 @kernel()
-def gather(embeddings, contexts, borders, inputs, threads, t):
-    """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks (K + 1,) int64 -> inputs (B, K m)."""
+def gather(embeddings, contexts, borders, weights, inputs, threads, t):
+    """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks (K + 1,) int64 -> inputs (B, K m).
+
+    ``weights`` (V + 1,) are those of words in blocks of several words; (0,) if all are 1.
+    """
     size = embeddings.shape[1]
     low, high = share(contexts.shape[0], threads, t)
     words = np.empty(contexts.shape[1], np.int32)
@@ -145,47 +165,65 @@ def gather(embeddings, contexts, borders, inputs, threads, t):
                     words[count] = contexts[i, place]
                     count += 1
             clear(block)
-            add_rows(embeddings, words[:count], block)
+            if len(weights):
+                add_weighted_rows(embeddings, words[:count], weights, block)
+            else:
+                add_rows(embeddings, words[:count], block)
             factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
             for j in range(size):
                 block[j] *= factor
 
 
 @kernel()
-def scatter_add(contexts, borders, d_inputs, d_embeddings, threads, t):
+def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, d_weights, threads, t):
     """Add d_inputs (B, K m) to the rows of d_embeddings (V + 1, m) that belong to the words of contexts (B, n).
 
-    borders (K + 1,) int64 are the borders of the blocks.
+    borders (K + 1,) int64 are the borders of the blocks. If there are weights of words in blocks of several words, (V + 1,),
+    their gradients are added to d_weights (V + 1,), given embeddings (V + 1, m). Otherwise both are (0,).
     """
     # The places of the words are sorted by word, in the order of the batch (counting sort), so that a row of d_embeddings, which
     # is not in the cache, is read and written once. Each share sorts all of them, because branches that leave out the words of
-    # other shares cannot be predicted, and take longer. Shares add to different words, which occur about equally often.
+    # other shares cannot be predicted, and take longer. Shares add to different words, which occur about equally often. If there
+    # are weights, the places of a word in blocks of several words come before the others.
     words, blocks, size = len(d_embeddings), len(borders) - 1, d_embeddings.shape[1]
-    ends = np.zeros(words + 1, np.int32)
+    kinds = 2 if len(weights) else 1
+    ends = np.zeros(words * kinds + 1, np.int32)
     for i in range(contexts.shape[0]):
-        for place in range(contexts.shape[1]):
-            if contexts[i, place] >= 0:
-                ends[contexts[i, place] + 1] += 1
-    for word in range(words):
-        ends[word + 1] += ends[word]
-    low, high = share(ends[words], threads, t)
-    rows, scaled = np.empty(ends[words], np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
+        for k in range(blocks):
+            single = kinds - 1 if borders[k + 1] - borders[k] == 1 else 0
+            for place in range(borders[k], borders[k + 1]):
+                if contexts[i, place] >= 0:
+                    ends[contexts[i, place] * kinds + single + 1] += 1
+    for place in range(words * kinds):
+        ends[place + 1] += ends[place]
+    low, high = share(ends[words * kinds], threads, t)
+    rows, scaled = np.empty(ends[words * kinds], np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
     for i in range(contexts.shape[0]):
         for k in range(blocks):
             row, block = i * blocks + k, d_inputs[i, k * size : (k + 1) * size]
+            single = kinds - 1 if borders[k + 1] - borders[k] == 1 else 0
             factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
             for j in range(size):
                 scaled[row, j] = factor * block[j]
             for place in range(borders[k], borders[k + 1]):
                 word = contexts[i, place]
                 if word >= 0:
-                    rows[ends[word]] = row
-                    ends[word] += 1
-    start = 0  # of the places of a word, which now end at ends[word]
+                    rows[ends[word * kinds + single]] = row
+                    ends[word * kinds + single] += 1
+    start, total = 0, np.empty(size, d_inputs.dtype)  # of the places of a word, which now end at ends[(word + 1) * kinds - 1]
     for word in range(words):
-        if low <= start < high:
-            add_rows(scaled, rows[start : ends[word]], d_embeddings[word])
-        start = ends[word]
+        end = ends[(word + 1) * kinds - 1]
+        if low <= start < high and start < end:
+            single = start
+            if kinds == 2:
+                single = ends[word * kinds]
+                clear(total)
+                add_rows(scaled, rows[start:single], total)
+                d_weights[word] += inner_product(total, embeddings[word])
+                for j in range(size):
+                    d_embeddings[word, j] += weights[word] * total[j]
+            add_rows(scaled, rows[single:end], d_embeddings[word])
+        start = end
 
 
 @inner()
