@@ -24,8 +24,6 @@ scores with nltk.lm.KneserNeyInterpolated, on the beginning of WikiText-2 with o
 import argparse
 import hashlib
 import json
-import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import FFLM, brown, check_sizes, machine, parse, quartiles, record, show_verdict, wikitext
+from common import FFLM, brown, check_sizes, machine, parse, quartiles, record, resident, show_verdict, wikitext
 
 from fflm.cli.report import describe_perplexity
 from fflm.errors import FflmError
@@ -98,6 +96,18 @@ infinite = sum(score == float("-inf") for score in scores)
 print(json.dumps({"train": trained, "score": time.process_time() - started, "infinite": infinite}))
 """
 
+MEASURED = """
+import json, os, subprocess, sys, time
+started = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+seconds, processor = time.monotonic() - started, usage.ru_utime + usage.ru_stime
+print(json.dumps({"seconds": seconds, "processor_seconds": processor, "memory": usage.ru_maxrss * 1024}))
+process.returncode = status
+sys.exit(status != 0)
+"""
+"""Runs a command from a small process, because Linux counts the memory of the process that starts a command as the command's."""
+
 
 def check_sums(model: NgramModel, corpus: Corpus) -> None:
     """Exit if the probabilities of all words do not sum to one after some contexts."""
@@ -134,7 +144,7 @@ def measure_large(folder: Path, tokens: int, memory: str, work: Path) -> dict[st
         small = Work(Path(name), 0)
         build_index(small, estimate_on_disk(small, source[:10_000], corpus.vocabulary, corpus.settings, ORDER).levels, words)
     ids = pieces(source, tokens)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = resident()[1]
     started, processor = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory(dir=work) as name:
         place = Work(Path(name), memory_bytes(memory))
@@ -142,7 +152,7 @@ def measure_large(folder: Path, tokens: int, memory: str, work: Path) -> dict[st
         counted = time.monotonic() - started
         _, rows = build_index(place, estimated.levels, words)
         seconds, processor = time.monotonic() - started, time.process_time() - processor
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = resident()[1]
         checksum = hashlib.sha256()
         for array in (*estimated.arrays.values(), rows):
             for part in array:
@@ -235,14 +245,12 @@ def write_sentences(ids: np.ndarray, words: Sequence[str], file: Path) -> None:
 
 def run_measured(*command: Any) -> dict[str, float]:
     """Run a command; return its time and its processor time, in seconds, and the peak memory of its largest process, in bytes."""
-    started = time.monotonic()
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"failed: {' '.join(map(str, command))}")
-    processor = usage.ru_utime + usage.ru_stime
-    return {"seconds": time.monotonic() - started, "processor_seconds": processor, "memory": usage.ru_maxrss * 1024}
+    words = list(map(str, command))
+    found = subprocess.run([sys.executable, "-c", MEASURED, *words], stdout=subprocess.PIPE, text=True, check=False)
+    if found.returncode:
+        sys.exit(f"failed: {' '.join(words)}")
+    figures: dict[str, float] = json.loads(found.stdout)
+    return figures
 
 
 def compare(arpa: Path, folder: Path) -> dict[str, Any]:
