@@ -272,6 +272,12 @@ for function in test_threads.operations(folder).values():
     function("The cat sat on the wall.")
 for optimizer in ("sgd", "adagrad", "rmsprop", "adam", "adamw"):
     fflm.train(folder / "corpus", folder / "a.model", overwrite=True, optimizer=optimizer, **test_threads.SETTINGS)
+(folder / "small.ngram").mkdir()
+fflm.train_ngram(folder / "corpus", folder / "a.ngram").quantize().save(folder / "small.ngram")
+small = fflm.load(folder / "small.ngram")
+small.score("The cat sat.")
+small.scores(["The cat sat."])
+small.next_words("The cat")
 score = ["score", "-m", str(folder / "a.model"), "--by", "word"]
 assert CliRunner().invoke(main, score, input="The cat sat.").exit_code == 0
 print(json.dumps(sorted(compiled() - before)))
