@@ -13,8 +13,9 @@ https://aclanthology.org/P13-2121) published for KenLM's lmplz, on another machi
 With --lmplz PATH, which is that program, the script runs it and `fflm ngram train` on the sentences of WikiText-2 and, with
 --large, of the large text, with the same order and bound of memory. Both read the same file, in which <unk> has another name,
 because lmplz refuses this word. lmplz writes an ARPA file; the folder that fflm writes also has the index, so that the model can
-be used at once. The models must have as many n-grams of each order, and the same probabilities and back-off weights in a
-sample. <unk> is in the sample: it does not occur, so both give it what is left to each word when unigrams are interpolated.
+be used at once. Both run in turns, and their processor time is compared, which other programs affect less. The models must have
+as many n-grams of each order, and the same probabilities and back-off weights in a sample. <unk> is in the sample: it does not
+occur, so both give it what is left to each word when unigrams are interpolated.
 
 With --nltk PYTHON, a Python that has nltk (`python3 -m venv nltk; nltk/bin/pip install nltk`), the script also trains and
 scores with nltk.lm.KneserNeyInterpolated, on the beginning of WikiText-2 with order 3, and records the rates beside fflm's.
@@ -23,8 +24,7 @@ scores with nltk.lm.KneserNeyInterpolated, on the beginning of WikiText-2 with o
 import argparse
 import hashlib
 import json
-import os
-import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import FFLM, brown, check_sizes, machine, parse, record, show_verdict, wikitext
+from common import FFLM, brown, check_sizes, machine, parse, quartiles, record, resident, show_verdict, wikitext
 
 from fflm.cli.report import describe_perplexity
 from fflm.errors import FflmError
@@ -71,6 +71,9 @@ LMPLZ = {"tokens": 126e9, "seconds": 2.8 * 24 * 3600, "memory": 140e9, "source":
 LMPLZ_BOUND = "2G"
 """The bound of memory with which lmplz and fflm estimate the same model."""
 
+ROUNDS = [11, 3]
+"""How often each program estimates a model of WikiText-2, so that the noise has a margin, and of the large text."""
+
 SAMPLES, DIFFERENCE = 20_000, 1e-4
 """How many n-grams are compared with lmplz's, and the largest difference of their base-10 logarithms."""
 
@@ -92,6 +95,18 @@ scores = [model.logscore(word, words[i : i + order - 1]) for i, word in enumerat
 infinite = sum(score == float("-inf") for score in scores)
 print(json.dumps({"train": trained, "score": time.process_time() - started, "infinite": infinite}))
 """
+
+MEASURED = """
+import json, os, subprocess, sys, time
+started = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+seconds, processor = time.monotonic() - started, usage.ru_utime + usage.ru_stime
+print(json.dumps({"seconds": seconds, "processor_seconds": processor, "memory": usage.ru_maxrss * 1024}))
+process.returncode = status
+sys.exit(status != 0)
+"""
+"""Runs a command from a small process, because Linux counts the memory of the process that starts a command as the command's."""
 
 
 def check_sums(model: NgramModel, corpus: Corpus) -> None:
@@ -129,7 +144,7 @@ def measure_large(folder: Path, tokens: int, memory: str, work: Path) -> dict[st
         small = Work(Path(name), 0)
         build_index(small, estimate_on_disk(small, source[:10_000], corpus.vocabulary, corpus.settings, ORDER).levels, words)
     ids = pieces(source, tokens)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = resident()[1]
     started, processor = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory(dir=work) as name:
         place = Work(Path(name), memory_bytes(memory))
@@ -137,7 +152,7 @@ def measure_large(folder: Path, tokens: int, memory: str, work: Path) -> dict[st
         counted = time.monotonic() - started
         _, rows = build_index(place, estimated.levels, words)
         seconds, processor = time.monotonic() - started, time.process_time() - processor
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = resident()[1]
         checksum = hashlib.sha256()
         for array in (*estimated.arrays.values(), rows):
             for part in array:
@@ -185,22 +200,36 @@ def measure_nltk(python: Path, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def measure_lmplz(lmplz: Path, name: str, ids: np.ndarray, words: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Estimate a model of a text with lmplz and with fflm, and compare both; return what they took, and how far they differ."""
+def measure_lmplz(lmplz: Path, name: str, ids: np.ndarray, words: Sequence[str], folder: Path, rounds: int) -> dict[str, Any]:
+    """Estimate a model of a text with lmplz and with fflm, in turns, and compare both models.
+
+    Returns the medians of what they took, quartiles of the ratio of fflm's processor time to lmplz's, and how far they differ.
+    """
     text, arpa, model = folder / "sentences.txt", folder / "sentences.arpa", folder / "sentences.ngram"
     write_sentences(ids, words, text)
     reading = ["--tokenizer", "space", "--mode", "sentence", "--min-count", 1, "--valid", 0]
     shared = ["--order", ORDER, "--memory", LMPLZ_BOUND, "--overwrite", "-q"]
-    took = {
-        "lmplz": run_measured(lmplz, "-o", ORDER, "-S", LMPLZ_BOUND, "-T", f"{folder}/", "--text", text, "--arpa", arpa),
-        "fflm": run_measured(*FFLM, "ngram", "train", text, "-o", model, *reading, *shared),
+    commands = {
+        "lmplz": [lmplz, "-o", ORDER, "-S", LMPLZ_BOUND, "-T", f"{folder}/", "--text", text, "--arpa", arpa],
+        "fflm": [*FFLM, "ngram", "train", text, "-o", model, *reading, *shared],
     }
-    for each, figures in took.items():
+    runs: dict[str, list[dict[str, float]]] = {program: [] for program in commands}
+    for turn in range(rounds):
+        for program in sorted(commands, reverse=bool(turn % 2)):
+            runs[program].append(run_measured(*commands[program]))
+    took = {
+        program: {figure: statistics.median(each[figure] for each in own) for figure in own[0]} for program, own in runs.items()
+    }
+    pairs = zip(runs["fflm"], runs["lmplz"], strict=True)
+    ratio = quartiles([own["processor_seconds"] / other["processor_seconds"] for own, other in pairs])
+    for program, figures in took.items():
         print(
-            f"{name}, {len(ids):,} tokens, order {ORDER}, bound {LMPLZ_BOUND}, {each}: {figures['seconds']:.1f} s, "
+            f"{name}, {len(ids):,} tokens, order {ORDER}, bound {LMPLZ_BOUND}, {program}: {figures['seconds']:.1f} s, "
             f"of processors {figures['processor_seconds']:.1f} s, peak memory {figures['memory'] / 1e9:.2f} GB"
         )
-    return {"corpus": name, "tokens": len(ids), "order": ORDER, "bound": LMPLZ_BOUND, **took, **compare(arpa, model)}
+    print(f"fflm takes {ratio['median']:.2f} times lmplz's processor time ({ratio['low']:.2f} to {ratio['high']:.2f})")
+    about = {"corpus": name, "tokens": len(ids), "order": ORDER, "bound": LMPLZ_BOUND, "rounds": rounds}
+    return {**about, **took, "processor_seconds_relative_to_lmplz": ratio, **compare(arpa, model)}
 
 
 def write_sentences(ids: np.ndarray, words: Sequence[str], file: Path) -> None:
@@ -216,14 +245,12 @@ def write_sentences(ids: np.ndarray, words: Sequence[str], file: Path) -> None:
 
 def run_measured(*command: Any) -> dict[str, float]:
     """Run a command; return its time and its processor time, in seconds, and the peak memory of its largest process, in bytes."""
-    started = time.monotonic()
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"failed: {' '.join(map(str, command))}")
-    processor = usage.ru_utime + usage.ru_stime
-    return {"seconds": time.monotonic() - started, "processor_seconds": processor, "memory": usage.ru_maxrss * 1024}
+    words = list(map(str, command))
+    found = subprocess.run([sys.executable, "-c", MEASURED, *words], stdout=subprocess.PIPE, text=True, check=False)
+    if found.returncode:
+        sys.exit(f"failed: {' '.join(words)}")
+    figures: dict[str, float] = json.loads(found.stdout)
+    return figures
 
 
 def compare(arpa: Path, folder: Path) -> dict[str, Any]:
@@ -309,7 +336,11 @@ def main() -> None:
             texts = {"WikiText-2": corpus.parts["train"].ids[:]}
             if options.large:
                 texts["pieces of WikiText-2"] = pieces(texts["WikiText-2"], tokens)
-            beside = [measure_lmplz(options.lmplz, *text, corpus.vocabulary.words, Path(name)) for text in texts.items()]
+            words, rounds = corpus.vocabulary.words, [2, 2] if options.quick else ROUNDS
+            beside = [
+                measure_lmplz(options.lmplz, *text, words, Path(name), many)
+                for text, many in zip(texts.items(), rounds, strict=False)
+            ]
             record("ngram_lmplz", options.quick, about, results=beside)
         if options.large:
             large = []

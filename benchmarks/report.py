@@ -7,7 +7,7 @@ pages are up to date.
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ def read(name: str) -> Result:
     """Return the results that a benchmark has recorded."""
     result: Result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return result
+
+
+def recorded(name: str) -> bool:
+    """Return whether a benchmark has recorded results."""
+    return (RESULTS / f"{name}.json").is_file()
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -315,7 +320,7 @@ def ngrams() -> str:
     for each, expected in zip(read("ngram")["results"], read("ngram")["expected"], strict=True):
         test = each["figures"]["test"]["perplexity"]
         body.append([each["corpus"], str(each["order"]), f"{test:.1f}", f"{expected['test']:.1f}", f"{each['seconds']:.1f} s"])
-    return f"""\
+    first = f"""\
 ## N-gram models
 
 The table has the test perplexities of interpolated modified Kneser-Ney under the conditions of the first table, the values
@@ -324,6 +329,52 @@ that were expected, and the time that the estimation took.
 {source("ngram")}
 
 {table(["corpus", "order", "perplexity", "expected", "time"], body)}"""
+    return "\n\n".join([first, *ngrams_beside()])
+
+
+def ngrams_beside() -> Iterator[str]:
+    """Write what is known of n-grams beside other programs, and in bounded memory."""
+    if recorded("ngram_nltk"):
+        result, rows = read("ngram_nltk"), []
+        for name, program in (("nltk", "nltk.lm"), ("fflm", "fflm")):
+            rows.append([program, *(f"{count(result[name][each])}" for each in ("train_rate", "score_rate"))])
+        yield f"""\
+nltk.lm, with the interpolated Kneser-Ney of order {result["order"]} that is used in teaching, is trained on {result["train_tokens"]:,} tokens
+of WikiText-2, as fflm is, and scores {result["scored_tokens"]}, of which {result["nltk"]["infinite"]} have the probability 0; fflm scores the whole test text.
+
+{source("ngram_nltk", "benchmarks/ngram.py")}
+
+{table(["tokens per second of processor time", "training", "scoring"], rows)}"""
+    if recorded("ngram_lmplz"):
+        rows = []
+        for each in read("ngram_lmplz")["results"]:
+            ratio = each["processor_seconds_relative_to_lmplz"]
+            for program in ("lmplz", "fflm"):
+                own = each[program]
+                cells = [f"{own['processor_seconds']:.1f} s", f"{own['seconds']:.1f} s", f"{own['memory'] / 1e9:.2f} GB"]
+                beside = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if program == "fflm" else "1"
+                rows.append([each["corpus"], f"{each['tokens']:,}", program, *cells, beside])
+        yield f"""\
+KenLM's lmplz estimates the same models of order {each["order"]}, with a bound of {each["bound"]} for memory: their log10 p and back-off weights differ
+by at most {max(each["largest_difference"] for each in read("ngram_lmplz")["results"]):.0e} in a sample. lmplz writes an ARPA file, fflm also the index with which it scores.
+
+{source("ngram_lmplz", "benchmarks/ngram.py")}
+
+{table(["text", "tokens", "program", "processor time", "time", "peak memory", "processor time, relative"], rows)}"""
+    if recorded("ngram_large"):
+        result, rows = read("ngram_large"), []
+        for each in result["results"]:
+            cells = f"{each['processor_seconds']:.0f} s", f"{each['seconds']:.0f} s", f"{each['memory'] / 1e9:.2f} GB"
+            rows.append([each["bound"], *cells])
+        lmplz = result["lmplz"]
+        yield f"""\
+A model of order {each["order"]} with {sum(each["counts"]):,} n-grams is estimated on {each["tokens"]:,} words in bounded memory, the same bit for
+bit whatever the bound. The authors of lmplz published {lmplz["tokens"] / lmplz["seconds"]:,.0f} tokens a second, on another machine
+([Heafield et al. 2013]({lmplz["source"]})).
+
+{source("ngram_large", "benchmarks/ngram.py")}
+
+{table(["bound", "processor time", "time", "peak memory"], rows)}"""
 
 
 def training_step() -> str:
@@ -589,13 +640,19 @@ def resources() -> str:
         for name, each in scaling["results"].items()
     ]
     one, two = (each["median"] for each in scaling["results"]["threads"]["seconds"])
+    uses = {name: each["median"] for name, each in start.get("first_use", {}).items()}
+    first_uses = ""
+    if uses:
+        least, most = min(uses, key=uses.__getitem__), max(uses, key=uses.__getitem__)
+        first_uses = f"""
+The first use of a model takes between {uses[least]:.1f} s (`{least}`) and {uses[most]:.1f} s (`{most}`) of processor time in all."""
     return f"""\
 ## Start-up
 
 `fflm --help` takes {seconds["fflm --help"]:.2f} s, and the help of every command takes at most {helps:.2f} s. `fflm generate`
 takes {seconds["fflm generate"]:.2f} s once its kernels are cached, of which `import numba` and reading the model take
 {seconds["import numba, read the model"]:.2f} s. The first training on a machine compiles its kernels, which takes
-{start["first_step"]["compiling"]["median"]:.1f} s.
+{start["first_step"]["compiling"]["median"]:.1f} s.{first_uses}
 
 {source("start_up")}
 

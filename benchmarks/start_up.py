@@ -103,7 +103,7 @@ def measure(folder: Path, *, quick: bool) -> dict[str, Any]:
     (folder / "text.txt").write_text("The cat sat on the wall.\n", encoding="utf-8")
     # This trains the models that the commands use, and fills the cache.
     run([*FFLM, "train", str(STORIES), "--epochs", "1", "--preset", "quick", "-q"], folder)
-    run([*FFLM, "ngram", "train", str(STORIES), "-q"], folder)
+    run([*FFLM, "ngram", "train", str(STORIES), "-o", "stories.ngram", "-q"], folder)
     run([*FFLM, "mix", "stories.model", "stories.ngram", "-o", "stories.mix", "-q"], folder)
     first_step(folder)
     turns = in_turns(contenders(folder), 3 if quick else 15, turn_seconds=0, clock=processor_time)

@@ -25,7 +25,7 @@ check_environment()  # before Numba is imported
 
 # isort: split
 import numba
-from numba import _dynfunc, njit, typeof, types
+from numba import _dynfunc, njit, typeof
 from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.codegen import JITCodeLibrary
@@ -34,7 +34,6 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.core.target_extension import CPU, jit_registry
-from numba.experimental import structref
 
 from fflm.clock import exclude_time
 from fflm.signals import raise_if_interrupted
@@ -52,6 +51,14 @@ _DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 
 class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]
     """The code of a function that only compiled functions call. It is linked into theirs, and optimized and emitted there."""
+
+    def _optimize_functions(self, module: Any) -> None:
+        """Do what Numba does, with one manager of passes, which takes long to make, instead of one for each declaration."""
+        module.data_layout = self._codegen._data_layout
+        passes, builder = self._codegen._function_pass_manager()
+        for function in module.functions:
+            if not function.is_declaration:
+                passes.run(function, builder)
 
     def _optimize_final_module(self) -> None:
         pass
@@ -259,7 +266,7 @@ def cache_folders() -> list[Path]:
 def source_hash() -> str:
     """Return a hash of all source files of kernels and of the versions of Python and Numba: 16 hexadecimal digits."""
     package = Path(__file__).parent
-    shared = Path(__file__), package / "instructions.py"
+    shared = Path(__file__), package / "instructions.py", package / "packing.py"
     sources = sorted({*shared, *package.glob("backend/**/*.py"), *package.glob("**/*kernels.py")})
     digest = hashlib.sha256(f"{platform.python_version()} {numba.__version__}".encode())
     for source in sources:
@@ -278,27 +285,6 @@ if hasattr(os, "register_at_fork"):  # a child forked while another thread compi
         after_in_parent=global_compiler_lock.release,
         after_in_child=global_compiler_lock.release,
     )
-
-
-@structref.register
-class PackedType(types.StructRef):  # type: ignore[misc]
-    """Numba's type of `Packed`."""
-
-
-class Packed(structref.StructRefProxy):  # type: ignore[misc]
-    """A named tuple of arrays and numbers that `pack` returns, in compiled functions its attribute ``content``.
-
-    To pass it to a compiled function costs as much as a single array, not as much as all of its arrays. It is not pickled.
-    """
-
-
-structref.define_proxy(Packed, PackedType, ["content"])
-
-
-@compiled()
-def pack(content):  # type: ignore[no-untyped-def]
-    """Return a named tuple as `Packed`."""
-    return Packed(content)
 
 
 def direct(function: Any, *examples: Any) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from fflm.models.neural.fast import FastScorer
 from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.quantized import QuantizedNetwork
 from fflm.models.ngram.arpa import write_arpa
+from fflm.models.ngram.model import NgramModel
 from fflm.models.ngram.train import train as train_ngram
 from fflm.network.config import NetworkConfig, Output
 from fflm.network.feedforward import Network
@@ -145,6 +146,9 @@ def _scorers(folder: Path) -> None:
         (folder / f"small.{name}").mkdir()
         small.save(folder / f"small.{name}")
         small.next_words("the cat", 3)
+    trie = NgramModel.load(folder / "small.sentences.ngram")
+    trie.score(_TEXT)
+    trie.scores(_TEXT.splitlines()[:1])
     FastScorer(network).losses_of_text(ids)
     for name in ("sentences.arpa", "sentences.model", "small.sentences.ngram", "small.sentences.model"):
         model = kenlm.Model(folder / name)

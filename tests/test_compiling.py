@@ -227,10 +227,10 @@ def test_commands_report_compiling_unless_quiet(tmp_path):
                 file.unlink()
 
     run = functools.partial(run, environment={"NUMBA_CACHE_DIR": str(tmp_path / "cache")})
-    forget("models.neural.exact_kernels.few_log_probabilities", "compiling.pack")
+    forget("models.neural.exact_kernels.few_log_probabilities")
     assert run().stderr == "compiling the kernels (once per machine) ...\n"
     assert run().stderr == ""
-    forget("compiling.pack")
+    forget("models.neural.exact_kernels.few_log_probabilities")
     assert run("-q").stderr == ""
 
 
@@ -272,6 +272,12 @@ for function in test_threads.operations(folder).values():
     function("The cat sat on the wall.")
 for optimizer in ("sgd", "adagrad", "rmsprop", "adam", "adamw"):
     fflm.train(folder / "corpus", folder / "a.model", overwrite=True, optimizer=optimizer, **test_threads.SETTINGS)
+(folder / "small.ngram").mkdir()
+fflm.train_ngram(folder / "corpus", folder / "a.ngram").quantize().save(folder / "small.ngram")
+small = fflm.load(folder / "small.ngram")
+small.score("The cat sat.")
+small.scores(["The cat sat."])
+small.next_words("The cat")
 score = ["score", "-m", str(folder / "a.model"), "--by", "word"]
 assert CliRunner().invoke(main, score, input="The cat sat.").exit_code == 0
 print(json.dumps(sorted(compiled() - before)))

@@ -95,7 +95,7 @@ class _Group(click.Group):
             status = error.exit_code
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "fflm"
-            message = error.format_message()
+            message = re.sub("a valid (integer|float) range", r"a valid \1", error.format_message())  # as click calls its types
             if meant := _meant_choice(error):
                 message = message.removesuffix(".") + meant
             message, status = f"{message} (`{path} --help` shows the usage)", error.exit_code

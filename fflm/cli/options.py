@@ -4,14 +4,26 @@ import contextlib
 import logging
 import math
 import os
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from fflm.arguments import Device, Encoding, Errors, Precision, Processes, Threads, choices, description, is_tuple, parameters
+from fflm.arguments import (
+    Device,
+    Encoding,
+    Errors,
+    Precision,
+    Processes,
+    Threads,
+    check,
+    choices,
+    description,
+    is_tuple,
+    parameters,
+)
+from fflm.errors import FflmError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -139,9 +151,11 @@ class DeviceChoice(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check the name."""
-        if re.fullmatch("cuda:[0-9]{1,4}", str(value)):
-            return value
-        return super().convert(value, param, ctx)
+        try:
+            device: str = check("device", Device, value)
+        except FflmError:
+            return super().convert(value, param, ctx)  # its error has the names
+        return device
 
 
 def device_option_with(default: str) -> Callable[[Any], Any]:

@@ -168,7 +168,7 @@ class TableScorer(LineScorer, Protocol):
 
     @cached_property
     def packed(self) -> Any:
-        """The tables, as the kernels take them (`fflm.compiling.pack`)."""
+        """The tables, as the kernels take them (`fflm.packing.Packed`)."""
         raise NotImplementedError
 
     @cached_property

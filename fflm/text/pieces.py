@@ -73,11 +73,11 @@ class Pieces:
     @cached_property
     def table(self) -> Any:
         """The `fflm.text.kernels.PieceTable`, packed; it changes when pieces are added."""
-        from fflm.compiling import pack
+        from fflm.packing import Packed
         from fflm.text.kernels import SYMBOLS, PieceTable
 
         arrays = self._counts, self._distinct, self._starts, self._slots, self._single, self._token_starts, self._tokens
-        return pack(PieceTable(*arrays, self._ends, self._end, SYMBOLS if self.closed else -1))
+        return Packed(PieceTable(*arrays, self._ends, self._end, SYMBOLS if self.closed else -1))
 
     def close(self) -> None:
         """Read all pieces that are not known as the first one, from now on."""

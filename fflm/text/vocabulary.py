@@ -1,7 +1,9 @@
 """The vocabulary: the words that a model knows, and their ids."""
 
+import contextlib
 import hashlib
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -420,9 +422,13 @@ def read_words(path: Path) -> list[str]:
     Raises
     ------
     FflmError
-        If the file cannot be read, is not UTF-8 or has no words.
+        If the file cannot be read, is not UTF-8, has no words, or has subwords.
     """
-    words = [unescape(line.split("\t")[0].strip(ASCII_BLANKS)) for line in read_lines(path)]
+    lines = read_lines(path)
+    with contextlib.suppress(ValueError, RecursionError):
+        if any(line.startswith("{") for line in lines[:1]) and "model" in json.loads("\n".join(lines)):
+            raise FflmError(f"{path} has subwords, not one word per line: add `tokenizer='subword'` to use them")
+    words = [unescape(line.split("\t")[0].strip(ASCII_BLANKS)) for line in lines]
     words = [word for word in words if word]
     if not words:
         raise FflmError(f"{path} has no words: write one word per line")

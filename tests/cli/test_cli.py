@@ -204,6 +204,7 @@ def test_launchers_equal_installed_command(launcher):
         "--verbose",
         "train --epoch 3 --nonsense",
         "train --rate fast x",
+        "train --epochs 1.5 x",
         "train",
         "train --resume x.model y.txt",
         "train --resume x.model --vocabulary words.txt",
@@ -218,6 +219,7 @@ def test_usage_error_is_one_line(line):
     assert result.returncode == 2
     assert result.stdout == ""
     assert re.fullmatch(r"error: .* \(`fflm( \w+)* --help` shows the usage\)\n", result.stderr)
+    assert " range" not in result.stderr
 
 
 @pytest.mark.parametrize(

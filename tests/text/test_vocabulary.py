@@ -67,6 +67,16 @@ def test_word_list_may_hold_other_white_space_and_escapes(tmp_path):
     assert read_words(path) == ["packed"]
 
 
+def test_list_of_words_is_not_a_tokenizer_of_subwords(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{\n  "version": "1.0",\n  "model": {"vocab": {"a": 0}}\n}\n')
+    with pytest.raises(FflmError, match="has subwords, not one word per line: add `tokenizer='subword'`"):
+        read_words(path)
+    for words in (["{", "model"], ["{}"], ["{", "[]", "}"]):
+        path.write_text("\n".join(words))
+        assert read_words(path) == words
+
+
 @pytest.mark.parametrize("content", [b"", b"\n \n\t5\n", b"\xff\n"])
 def test_invalid_word_list_is_refused(tmp_path, content):
     path = tmp_path / "words"

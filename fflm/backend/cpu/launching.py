@@ -18,7 +18,7 @@ from typing import Any
 import llvmlite.binding
 import numba
 from llvmlite import ir
-from numba import get_num_threads, njit, set_num_threads, types
+from numba import get_num_threads, set_num_threads, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -220,7 +220,7 @@ def default_threads() -> int:
     return threads if "NUMBA_NUM_THREADS" in os.environ else min(threads, usable_processors())
 
 
-@njit
+@inner()
 def share(count, parts, part):
     """Return the bounds (first, last + 1) of share number ``part`` (from 0) if ``count`` items are divided into ``parts``."""
     return part * count // parts, (part + 1) * count // parts

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from fflm.backend.common import activation_code
 from fflm.backend.cpu.launching import shares_of
-from fflm.compiling import pack
 from fflm.errors import FflmError
 from fflm.instructions import LANES, PRODUCTS, aligned_zeros
 from fflm.models.base import TableScorer, check_text
@@ -22,6 +21,7 @@ from fflm.models.neural.kernels import FastTables
 from fflm.models.neural.model import NeuralModel
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import is_finite
+from fflm.packing import Packed
 from fflm.stored import REMEDY
 
 INTEGER_LIMIT = 32000
@@ -142,7 +142,7 @@ class FastScorer(TableScorer):
     @cached_property
     def packed(self) -> Any:
         """The tables, as the kernels that score lines and words take them."""
-        return pack(self._tables)
+        return Packed(self._tables)
 
     @property
     def window(self) -> int:

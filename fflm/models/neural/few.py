@@ -10,12 +10,13 @@ import numpy.typing as npt
 from fflm.backend.common import activation_code
 from fflm.backend.cpu.kernels import FEW_ROWS
 from fflm.backend.cpu.launching import shares_of
-from fflm.compiling import direct, pack
+from fflm.compiling import direct
 from fflm.instructions import PANEL, aligned_zeros
 from fflm.models.neural import exact_kernels as kernels
 from fflm.models.neural.exact_kernels import NetworkTables, pack_weights
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
+from fflm.packing import Packed
 
 __all__ = ["FEW_ROWS", "FewContexts"]
 
@@ -43,7 +44,7 @@ class FewContexts:
         together = aligned_zeros((sum(map(len, layers)),), number)
         np.concatenate([np.empty(0, number), *layers], out=together)
         projection = parameters.projection
-        self._network = pack(
+        self._network = Packed(
             NetworkTables(
                 parameters.embeddings,
                 np.empty(0, number) if parameters.word_weights is None else parameters.word_weights,

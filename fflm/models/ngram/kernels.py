@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba.extending import overload
 
 from fflm.backend.cpu.launching import kernel, share
 from fflm.backend.cpu.rows import clear
 from fflm.compiling import compiled, inner
 from fflm.instructions import prefetch
 from fflm.models.line_kernels import line_scorer
-from fflm.models.ngram.trie_kernels import FACTOR, NO_TRIE, Trie, look_up_in_trie, walk_trie
+from fflm.models.ngram.trie_kernels import FACTOR, Trie, look_up_in_trie, walk_trie
 
 ONE = np.uint64(1)
 
@@ -187,7 +188,7 @@ NO_NGRAM = np.float32(np.nan)
 
 
 class Index(NamedTuple):
-    """The n-grams of a model in a hash table, in which a text is looked up backwards; those of a quantized model in a `Trie`.
+    """The n-grams of a model in a hash table, in which a text is looked up backwards.
 
     An n-gram is found by its last word, then by the word before it, and so on: the entry of an n-gram and a word is that of the
     n-gram that also has this word, before its first. So one walk finds all n-grams that end at a place of a text, and the
@@ -204,14 +205,11 @@ class Index(NamedTuple):
         V + 1.
     slots
         The number of slots in which a search may begin.
-    trie
-        The n-grams of a quantized model, which has no entries.
     """
 
     entries: npt.NDArray[np.void]
     words: int
     slots: int
-    trie: Trie = NO_TRIE
 
 
 @compiled()
@@ -315,16 +313,23 @@ def lengths_of(index):
     return lengths
 
 
-@inner()
-def ngrams_of(index, word, context, back_offs):
-    """Look up a word and the words before it, a context (n,), the newest first.
+def ngrams_of(ngrams, word, context, back_offs):
+    """Look up a word and the words before it, a context (n,), the newest first, in an `Index` or a `Trie`.
 
     Sets the weights of the contexts of 1 to n + 1 words that end with the word, (n + 1,), 0 where there is none. Returns the
     log-probability of the longest n-gram, its length (0 if the word is ``<s>``), and the length of the longest context.
     """
-    if not len(index.entries):
-        return walk_trie(index.trie, word, context, back_offs)
-    entries, words, slots = index.entries, index.words, index.slots
+
+
+@overload(ngrams_of)
+def _choose_walk(ngrams, word, context, back_offs):
+    """Return what does this; the other one is not compiled."""
+    return walk_trie if ngrams.instance_class is Trie else _walk_index
+
+
+def _walk_index(ngrams, word, context, back_offs):
+    """Do what `ngrams_of` does, in an `Index`."""
+    entries, words, slots = ngrams.entries, ngrams.words, ngrams.slots
     entry = min(np.uint64(word), np.uint64(words - 1))  # a state may be of another model, and have its words
     log_p, length, longest = NO_NGRAM, 0, 0
     for k in range(len(context) + 1):
@@ -354,17 +359,17 @@ def log_p_of(log_p, length, back_offs, count):
 
 
 @kernel()
-def ngram_log_probabilities(index, contexts, wanted, results, threads, t):
-    """Compute log p(word | context) from an `Index`: contexts (B, n), wanted (B, W) words -> results (B, W), nats."""
+def ngram_log_probabilities(ngrams, contexts, wanted, results, threads, t):
+    """Compute log p(word | context), nats, from an `Index` or `Trie`: contexts (B, n), wanted (B, W) words -> results (B, W)."""
     first, last = share(len(wanted), threads, t)
     count = contexts.shape[1]
     before, back_offs = np.zeros(count, np.float32), np.empty(count + 1, np.float32)
     for i in range(first, last):
         context = contexts[i, ::-1]
         if count > 0:
-            ngrams_of(index, context[0], context[1:], before)
+            ngrams_of(ngrams, context[0], context[1:], before)
         for k in range(wanted.shape[1]):
-            log_p, length, _ = ngrams_of(index, wanted[i, k], context, back_offs)
+            log_p, length, _ = ngrams_of(ngrams, wanted[i, k], context, back_offs)
             results[i, k] = log_p_of(log_p, length, before, count)
 
 
@@ -374,7 +379,9 @@ class LineTables(NamedTuple):
     Attributes
     ----------
     ngrams
-        The n-grams.
+        The n-grams; of a quantized model, a `Trie`.
+    words
+        V + 1.
     padding, end
         The word that fills contexts before a line and, if ``end`` is a word and not -1, up to the last one before.
     order
@@ -383,7 +390,8 @@ class LineTables(NamedTuple):
         log p of the word V, ``<s>``, which the tables do not predict; nats.
     """
 
-    ngrams: Index
+    ngrams: Index | Trie
+    words: int
     padding: int
     end: int
     order: int
@@ -453,29 +461,35 @@ def _lay_out(ids, begin, low, high, tables, words, used, places, count, active, 
             while length < window and i - length > begin and ids[i - length - 1] != tables.end:
                 length += 1
             for k in range(window, 0, -1):
-                words[used] = min(ids[i - k], tables.ngrams.words - 1) if k <= length else tables.padding
+                words[used] = min(ids[i - k], tables.words - 1) if k <= length else tables.padding
                 used += 1
             if window:
                 active[many] = used - 1
                 many += 1
-        words[used] = min(ids[i], tables.ngrams.words - 1)
+        words[used] = min(ids[i], tables.words - 1)
         places[count] = active[many] = used
         used, count, many = used + 1, count + 1, many + 1
         begins = ids[i] == tables.end
     return used, count, many
 
 
-@inner()
-def _look_up(index, window, words, active, found, ends, log_p, back_offs):
+def _look_up(ngrams, window, words, active, found, ends, log_p, back_offs):
     """Set log_p at the active places (A,) of words (N,), looking up the n-grams of all places together, shorter ones first.
 
     found and ends (N,), uint32, and back_offs (2, N), whose numbers are finite, are scratch: the longest n-gram that was found at
     each place, and the weights of the contexts of k words that end there, in row k % 2.
     """
-    entries, size, slots, many = index.entries, index.words, index.slots, len(active)
-    if not len(entries):
-        look_up_in_trie(index.trie, window, words, active, found, ends, log_p, back_offs)
-        return
+
+
+@overload(_look_up)
+def _choose_look_up(ngrams, window, words, active, found, ends, log_p, back_offs):
+    """Return what does this in an `Index` or in a `Trie`; the other one is not compiled."""
+    return look_up_in_trie if ngrams.instance_class is Trie else _look_up_in_index
+
+
+def _look_up_in_index(ngrams, window, words, active, found, ends, log_p, back_offs):
+    """Do what `_look_up` does, in an `Index`."""
+    entries, size, slots, many = ngrams.entries, ngrams.words, ngrams.slots, len(active)
     for a in range(many):
         i = active[a]
         entry = entries[words[i]]

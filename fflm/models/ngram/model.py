@@ -13,7 +13,6 @@ import numpy.typing as npt
 from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, Arrays, Divided, MappedArrays, map_arrays, meaning, save_arrays
 from fflm.backend.cpu.launching import shares_of
-from fflm.compiling import pack
 from fflm.errors import FflmError
 from fflm.models.base import TableScorer, check_text
 from fflm.models.description import NgramFigures
@@ -24,6 +23,7 @@ from fflm.models.ngram.index import make_index, map_index, save_index
 from fflm.models.ngram.tables import TABLE_TYPES, Tables, is_consistent
 from fflm.models.ngram.trie import TRIE_TYPES, make_trie, mapped_trie, trie_arrays
 from fflm.models.ngram.trie_kernels import Trie
+from fflm.packing import Packed
 from fflm.stored import REMEDY
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import Vocabulary
@@ -65,10 +65,8 @@ class NgramModel(TableScorer, LanguageModel):
         self._stored = tables if isinstance(tables, MappedArrays) else None
         if isinstance(tables, Tables):
             self.tables = tables
-        if isinstance(tables, kernels.Index):
+        if isinstance(tables, kernels.Index | Trie):
             self._index = tables
-        if isinstance(tables, Trie):
-            self._index = kernels.Index(np.empty(0, kernels.ENTRY), len(vocabulary) + 1, 0, tables)
         self.vocabulary = vocabulary
         self.text = text
         self.about = dict(about)
@@ -90,14 +88,15 @@ class NgramModel(TableScorer, LanguageModel):
         return _verified(self._stored, len(self.vocabulary), self.order)
 
     @cached_property
-    def _index(self) -> kernels.Index:
+    def _index(self) -> kernels.Index | Trie:
         """The n-grams as they are looked up."""
         return make_index(self.tables, len(self.vocabulary) + 1)
 
     @cached_property
     def packed(self) -> Any:
         """The tables, as the kernels that score lines and words take them."""
-        return pack(kernels.LineTables(self._index, *self.context_limits, self.order, self.start_log10 * math.log(10)))
+        start, words = self.start_log10 * math.log(10), len(self.vocabulary) + 1
+        return Packed(kernels.LineTables(self._index, words, *self.context_limits, self.order, start))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle, without the index, which is made again unless the model has nothing else."""
@@ -138,7 +137,7 @@ class NgramModel(TableScorer, LanguageModel):
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The arrays in the file of the model's n-grams."""
-        return trie_arrays(self._index.trie) if self.quantized else self.tables.arrays()
+        return trie_arrays(self._index) if isinstance(self._index, Trie) else self.tables.arrays()
 
     @property
     def order(self) -> int:
@@ -225,6 +224,7 @@ class NgramModel(TableScorer, LanguageModel):
         FflmError
             If the file cannot be written.
         """
+        assert isinstance(self._index, kernels.Index)
         save_index(path, self._index, entries)
 
     @classmethod

@@ -84,18 +84,6 @@ class Trie(NamedTuple):
     key_bits: int
 
 
-NO_TRIE = Trie(
-    np.empty(0, WORD),
-    np.empty(0, np.uint8),
-    np.empty(0, np.uint8),
-    np.empty(0, np.uint32),
-    np.empty(0, LEVEL),
-    np.empty((2, 0, BINS), np.float32),
-    1,
-)
-"""A trie without n-grams, of the type of those that have some."""
-
-
 @inner()
 def word_key(word, bits):
     """Return the key of a word."""
@@ -188,11 +176,10 @@ def _search(ngrams, level, bits, low, high, key):
     return _NONE, _NONE
 
 
-@inner()
-def walk_trie(trie, word, context, back_offs):
-    """Do what `fflm.models.ngram.kernels.ngrams_of` does."""
-    words, ngrams, children, blocks, levels, bins = trie.words, trie.ngrams, trie.children, trie.blocks, trie.levels, trie.bins
-    bits, count = np.uint64(trie.key_bits), np.uint64(len(words) - 1)
+def walk_trie(ngrams, word, context, back_offs):
+    """Do what `fflm.models.ngram.kernels.ngrams_of` does, in a `Trie`."""
+    words, numbers, children, blocks, levels, bins, key_bits = ngrams
+    bits, count = np.uint64(key_bits), np.uint64(len(words) - 1)
     number = min(np.uint64(word), count - _ONE)  # a state may be of another model, and have its words
     log_p, back_offs[0] = words[number].log_p, words[number].back_off
     low, high = np.uint64(words[number].children), np.uint64(words[number + _ONE].children)
@@ -200,7 +187,7 @@ def walk_trie(trie, word, context, back_offs):
     for k in range(1, len(context) + 1):
         number = _NONE
         if np.uint64(context[k - 1]) < count:
-            number, codes = _search(ngrams, levels[k], bits, low, high, word_key(context[k - 1], bits))
+            number, codes = _search(numbers, levels[k], bits, low, high, word_key(context[k - 1], bits))
         if number == _NONE:
             for rest in range(k, len(context) + 1):
                 back_offs[rest] = 0
@@ -218,26 +205,18 @@ def walk_trie(trie, word, context, back_offs):
     return log_p, length, longest
 
 
-@inner()
-def look_up_in_trie(trie, window, words, active, numbers, ends, log_p, back_offs):
-    """Do what `fflm.models.ngram.kernels._look_up` does; numbers and ends (N,), uint32, are scratch."""
-    own_words, ngrams, children, blocks, levels, bins = (
-        trie.words,
-        trie.ngrams,
-        trie.children,
-        trie.blocks,
-        trie.levels,
-        trie.bins,
-    )
-    bits, many = np.uint64(trie.key_bits), len(active)
+def look_up_in_trie(ngrams, window, words, active, found, ends, log_p, back_offs):
+    """Do what `fflm.models.ngram.kernels._look_up` does, in a `Trie`; ``found`` has the first child, and ``ends`` the last."""
+    own_words, numbers, children, blocks, levels, bins, key_bits = ngrams
+    bits, many = np.uint64(key_bits), len(active)
     for a in range(many):
         i = active[a]
         word = np.uint64(words[i])
         log_p[i], back_offs[1, i] = own_words[word].log_p, own_words[word].back_off
         low, high = np.uint64(own_words[word].children), np.uint64(own_words[word + _ONE].children)
-        numbers[i], ends[i] = low, high
+        found[i], ends[i] = low, high
         if window:
-            _prefetch(ngrams, levels[1], bits, low, high, words[i - _ONE])
+            _prefetch(numbers, levels[1], bits, low, high, words[i - _ONE])
     for k in range(1, window + 1):
         before, after = back_offs[k % 2], back_offs[(k + 1) % 2]
         for i in range(1, len(words)):
@@ -247,7 +226,7 @@ def look_up_in_trie(trie, window, words, active, numbers, ends, log_p, back_offs
         for a in range(many):
             i = active[a]
             key = word_key(words[i - distance], bits)
-            number, codes = _search(ngrams, level, bits, np.uint64(numbers[i]), np.uint64(ends[i]), key)
+            number, codes = _search(numbers, level, bits, np.uint64(found[i]), np.uint64(ends[i]), key)
             if number == _NONE:
                 continue
             own = bins[0, k, codes & _CODE]
@@ -255,17 +234,17 @@ def look_up_in_trie(trie, window, words, active, numbers, ends, log_p, back_offs
                 log_p[i] = own
             if k < window:
                 after[i] = bins[1, k, (codes >> _CODE_BITS) & _CODE]
-                numbers[i] = number
+                found[i] = number
                 prefetch(children, _block_bit(blocks, level, number) >> np.uint64(3))
                 active[alive] = i
                 alive += 1
         many = 0
         for a in range(alive):  # none if k is the window
             i = active[a]
-            low, high = _children_of(children, blocks, level, levels[k + 1].count, np.uint64(numbers[i]))
+            low, high = _children_of(children, blocks, level, levels[k + 1].count, np.uint64(found[i]))
             if low < high:
-                numbers[i], ends[i] = low, high
-                _prefetch(ngrams, levels[k + 1], bits, low, high, words[i - distance - _ONE])
+                found[i], ends[i] = low, high
+                _prefetch(numbers, levels[k + 1], bits, low, high, words[i - distance - _ONE])
                 active[many] = i
                 many += 1
 

@@ -14,13 +14,13 @@ from ngrams import make_ngrams, ngram_case, write_ngrams
 
 import fflm
 from fflm.arrays import INDEX, WEIGHTS
-from fflm.compiling import pack
 from fflm.errors import FflmError
 from fflm.models.base import Predictor
 from fflm.models.ngram import kernels
 from fflm.models.ngram import model as models
 from fflm.models.ngram.arpa import import_arpa, read_arpa
 from fflm.models.ngram.index import make_index
+from fflm.packing import Packed
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import Tokenizer
 
@@ -63,7 +63,7 @@ def test_index_grows_and_survives_collisions(case, room):
     model, lines, _ = case
     expected = model.scores(lines)
     index = make_index(model.tables, len(model.vocabulary) + 1, room)
-    packed = pack(kernels.LineTables(index, *model.context_limits, model.order, 0.0))
+    packed = Packed(kernels.LineTables(index, index.words, *model.context_limits, model.order, 0.0))
     np.testing.assert_array_equal(model._encoder.apply(kernels.ngram_score_lines, lines, packed)[0], expected)
 
 
@@ -72,7 +72,7 @@ def test_damaged_entries_end_searches_and_are_never_indices(case):
     index = make_index(model.tables, len(model.vocabulary) + 1)
     noise = np.random.default_rng(3).integers(1, 256, index.entries[:-1].nbytes, np.uint8)
     index.entries[:-1] = noise.view(kernels.ENTRY)  # no other entry than the last is free
-    packed = pack(kernels.LineTables(index, *model.context_limits, model.order, 0.0))
+    packed = Packed(kernels.LineTables(index, index.words, *model.context_limits, model.order, 0.0))
     assert len(model._encoder.apply(kernels.ngram_score_lines, lines, packed)[0]) == len(lines)
 
 

@@ -118,7 +118,7 @@ def test_ngrams_with_many_children_are_found(tmp_path):
 def test_damaged_tries_end_searches_and_are_never_indices(case, name, kind):
     model, lines, _ = case
     small = model.quantize()
-    damaged = getattr(small._index.trie, name).view(np.uint8)
+    damaged = getattr(small._index, name).view(np.uint8)
     noise = np.random.default_rng(3).integers(0, 256, damaged.shape, np.uint8)
     damaged[:] = {"zeros": 0, "ones": 255, "noise": noise}[kind]
     assert len(small.scores(lines)) == len(lines)
