@@ -137,6 +137,16 @@ class Encoder:
             return interpreter.END, 0, []
         if name in ("ld", "st", "atom", "red"):
             return self._memory(parts, operands, kind, unknown)
+        if instruction.name == "cp.async.cg.shared.global" and len(operands) == 4 and operands[2] == "16":
+            return (
+                interpreter.COPY_ASYNC,
+                0,
+                [*self._address(operands[0]), *self._address(operands[1]), self._register(operands[3])],
+            )
+        if instruction.name == "cp.async.commit_group":
+            return interpreter.COMMIT_COPIES, 0, []
+        if instruction.name == "cp.async.wait_group":
+            return interpreter.WAIT_FOR_COPIES, 0, [int(operands[0])]
         if name == "shfl" and parts[1:3] == ["sync", "bfly"]:
             target, _, valid = operands[0].partition("|")
             return interpreter.EXCHANGE, kind, [self._register(each) for each in (target, valid or "_", *operands[1:])]

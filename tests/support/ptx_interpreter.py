@@ -9,6 +9,7 @@ Execution
     false, -1 is true.
 
 Checks
+    Asynchronous copies are done as late as possible: when the thread waits for them. Until then, the target contains NaN.
     `check` checks the alignment and the bounds of each access to global or shared memory, and `watch` detects races. `execute`
     detects barriers that only some threads reach, `run_warp` such instructions of a warp. The first fault ends the launch;
     `ERRORS` names it.
@@ -86,11 +87,14 @@ from numba import njit
     LOAD,
     STORE,
     ATOMIC_ADD,
+    COPY_ASYNC,
+    COMMIT_COPIES,
+    WAIT_FOR_COPIES,
     EXCHANGE,
     MMA,
     LDMATRIX,
     MMA_TF32,
-) = range(60)
+) = range(63)
 """Operations of instructions."""
 
 KINDS = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32")
@@ -120,6 +124,7 @@ ERRORS = (
     "only some threads of a warp",
     "unknown: parts of a warp",
     "an operand that is not rounded to TF32",
+    "unknown: a copy of some bytes, or too many copies",
 )
 """Faults of kernels; an index is the code of a fault, 0 for none."""
 
@@ -134,6 +139,7 @@ ERRORS = (
     WARP_OF_SOME,
     PART_OF_WARP,
     NOT_ROUNDED,
+    UNKNOWN_COPY,
 ) = range(len(ERRORS))
 
 WARP = 32
@@ -149,6 +155,9 @@ THREADS = 2**12
 
 RUNNING, AT_BARRIER, IN_WARP, DONE = range(4)
 """States of a thread: it runs, waits for its block, waits for its warp, or has ended."""
+
+COPIES = 2**7
+"""Limit of the asynchronous copies of a thread that are not done."""
 
 READ, WRITE, ATOMIC = range(3)
 """Kinds of access to memory."""
@@ -336,7 +345,46 @@ def add(views, kind, address, integer, real):
 
 
 @compiled
-def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes):
+def begin_copy(target, source, given, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies):
+    """Begin to copy 16 bytes to shared memory, zeros if ``given`` is 0 and not 16; return the code of a fault."""
+    queue, counts = copies
+    first, thread = turn % THREADS * COPIES, turn % THREADS
+    if given not in (0, 16) or counts[2 * thread] == COPIES:
+        return UNKNOWN_COPY
+    error = check(target, 16, WRITE, True, own, turn, launch, known, notes, shared_bytes, shared_notes)
+    if not error and given:
+        error = check(source, 16, READ, False, own, turn, launch, known, notes, shared_bytes, shared_notes)
+    if not error:
+        for k in range(8):
+            shared[1][target // 2 + k] = 0x7FFF  # NaN
+        at = 3 * (first + counts[2 * thread])
+        queue[at], queue[at + 1], queue[at + 2] = target, source if given else -1, counts[2 * thread + 1]
+        counts[2 * thread] += 1
+    return error
+
+
+@compiled
+def finish_copies(pending, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies):
+    """Do the copies of a thread's groups except the latest ``pending`` ones; return the code of a fault."""
+    queue, counts = copies
+    first, thread = turn % THREADS * COPIES, turn % THREADS
+    done, count = 0, counts[2 * thread]
+    while done < count and queue[3 * (first + done) + 2] < counts[2 * thread + 1] - pending:
+        target, source = queue[3 * (first + done)], queue[3 * (first + done) + 1]
+        error = check(target, 16, WRITE, True, own, turn, launch, known, notes, shared_bytes, shared_notes)
+        if error:
+            return error
+        for k in range(4):
+            shared[2][target // 4 + k] = memory[2][source // 4 + k] if source >= 0 else 0
+        done += 1
+    for k in range(3 * (count - done)):
+        queue[3 * first + k] = queue[3 * (first + done) + k]
+    counts[2 * thread] -= done
+    return NO_ERROR
+
+
+@compiled
+def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies):
     """Run a thread until it stops; return the place, the new state, and the code of a fault."""
     r, f = registers
     while True:
@@ -376,6 +424,20 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
                         r[i] = bits if kind == F32 else number(kind, bits)
                     else:
                         store(shared if in_shared else memory, size, address + k * size, r[i])
+        elif op == COPY_ASYNC:
+            target, source = r[d] + code[at + 5], r[b] + code[at + 7]
+            given = r[base + code[at + 8]] & 0xFFFFFFFF
+            error = begin_copy(target, source, given, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies)
+            if error:
+                return place, RUNNING, error
+        elif op == COMMIT_COPIES:
+            copies[1][2 * (turn % THREADS) + 1] += 1
+        elif op == WAIT_FOR_COPIES:
+            error = finish_copies(
+                code[at + 4], own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies
+            )
+            if error:
+                return place, RUNNING, error
         elif op in (FMA, FMA_DOWN):  # double precision rounds once, except in rare ties
             exact = np.float64(f[2 * a]) * np.float64(f[2 * b]) + np.float64(f[2 * c])
             f[2 * d] = np.float32(exact)
@@ -605,7 +667,22 @@ def together(
 
 @compiled
 def run_warp(
-    code, places, states, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
+    code,
+    places,
+    states,
+    registers,
+    size,
+    first,
+    own,
+    barriers,
+    launch,
+    memory,
+    known,
+    notes,
+    shared,
+    shared_bytes,
+    shared_notes,
+    copies,
 ):
     """Run the warp that starts at thread ``first`` to a barrier or its end; return the code of a fault, and its instruction."""
     last = min(first + WARP, len(places))
@@ -627,6 +704,7 @@ def run_warp(
                     shared,
                     shared_bytes,
                     shared_notes,
+                    copies,
                 )
                 if error:
                     return error, places[thread]
@@ -649,7 +727,9 @@ def run_warp(
 
 
 @compiled
-def execute(code, template, special, grid, registers, places, memory, known, notes, launch, shared, shared_bytes, shared_notes):
+def execute(
+    code, template, special, grid, registers, places, memory, known, notes, launch, shared, shared_bytes, shared_notes, copies
+):
     """Run all blocks of a launch, as `run_blocks` does; memory is given as its `views`, registers as int64 and as float32."""
     size, threads, states = len(template), len(places), np.empty_like(places)
     for block in range(grid[0] * grid[1] * grid[2]):
@@ -664,6 +744,7 @@ def execute(code, template, special, grid, registers, places, memory, known, not
             r[base + special[4]] = block // grid[0] // grid[1]
             places[thread], states[thread] = 0, RUNNING
         shared[1].fill(0x7FFF)  # NaN
+        copies[1].fill(0)
         for array in shared_notes:  # each block has shared memory of its own
             array.fill(0)
         barriers, own = np.int64(0), launch + block  # Numba would compile what is called with a literal 0 once more
@@ -685,6 +766,7 @@ def execute(code, template, special, grid, registers, places, memory, known, not
                     shared,
                     shared_bytes,
                     shared_notes,
+                    copies,
                 )
                 if error:
                     return error, place
@@ -756,4 +838,5 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
         views(shared),
         shared_bytes,
         shared_notes,
+        (np.empty(threads * COPIES * 3, np.int64), np.zeros(2 * threads, np.int64)),
     )

@@ -223,8 +223,13 @@ class CudaBackend:
         """Return a matrix (M, N) as an operand of products.
 
         In mixed precision, this is the matrix times ``unit[0]``, rounded to halves, in the scratch memory with this name;
-        otherwise it is the matrix itself.
+        otherwise it is the matrix itself. For TF32 it is a copy if the rows of the matrix are no whole pieces.
         """
+        if self.precision == "tf32" and values.shape[1] % FOUR:
+            padded = self._borrow(f"pieces of {name}", (len(values), FOUR * -(-values.shape[1] // FOUR)))
+            self.clear(padded)
+            self.copy(values, padded)
+            return padded
         if not self.mixed:
             return values
         shape = len(values), pairs_for(values.shape[1])

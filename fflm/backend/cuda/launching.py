@@ -19,7 +19,7 @@ from fflm.backend.cuda.memory import DeviceArray, use_gpu
 from fflm.compiling import KernelCache
 
 BLOCK = 256
-"""Number of threads in a block, a power of two."""
+"""Number of threads in a block of most kernels, a power of two."""
 
 SCALARS = {ctypes.c_float: float32, ctypes.c_int32: int32, ctypes.c_uint32: uint32, ctypes.c_bool: boolean}
 
@@ -27,13 +27,15 @@ _compiled: dict[Any, Any] = {}
 """Loaded kernels; the key is the kernel in Python and the types of its arguments."""
 
 
-def kernel(name: str | None = None, **options: Any) -> Any:
+def kernel(name: str | None = None, *, threads: int = BLOCK, **options: Any) -> Any:
     """Return a decorator that makes a function a CUDA kernel, which is compiled when it is first launched, and cached on disk.
 
     Parameters
     ----------
     name
         Name of the kernel in the cache, as for `KernelCache`, which profilers show after its Python name; by default that alone.
+    threads
+        Number of threads in a block.
     options
         Options of `numba.cuda.jit`.
     """
@@ -42,6 +44,7 @@ def kernel(name: str | None = None, **options: Any) -> Any:
         if name:
             function.__qualname__ = f"{function.__name__}_{name}".replace(" ", "_")
         dispatcher = cuda.jit(**options)(function)
+        dispatcher.threads = threads
         dispatcher._cache = KernelCache(function, name, _Kernel._reduce_states, _rebuild)
         return dispatcher
 
@@ -62,7 +65,7 @@ def launch_kernel(kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ..
     kernel
         A function that is decorated with `kernel`.
     blocks
-        Shape of the grid: the number of blocks in one, two or three dimensions. Each block has `BLOCK` threads.
+        Shape of the grid: the number of blocks in one, two or three dimensions.
     arguments
         The arguments of the kernel: `DeviceArray` or scalars of the types in `SCALARS`.
     """
@@ -79,7 +82,7 @@ def launch_kernel(kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ..
     found = _compiled.get(tuple(key))
     if found is None:
         found = _compiled[tuple(key)] = kernel.compile(signature(arguments)).library.get_cufunc().kernel
-    launch(_stream(stream), _config(blocks), found, *words)
+    launch(_stream(stream), _config(blocks, kernel.threads), found, *words)
 
 
 def signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -99,6 +102,6 @@ def _stream(handle: int) -> Stream:
 
 
 @cache
-def _config(blocks: tuple[int, ...]) -> LaunchConfig:
-    """Return the launch configuration of a grid."""
-    return LaunchConfig(grid=blocks, block=BLOCK)
+def _config(blocks: tuple[int, ...], threads: int) -> LaunchConfig:
+    """Return the launch configuration of a grid of blocks with a number of threads."""
+    return LaunchConfig(grid=blocks, block=threads)
