@@ -3,16 +3,17 @@
 The parts, in the order in which they are run; each is a command with a limit of time:
 
 - ``versions``: the GPU, its driver, clocks and power, and the versions of CUDA, Python and the packages;
+- ``operations``: the operations in all precisions, compared with float64;
 - ``tests-fp32``, ``tests-mixed``: the numerical tests on the GPU, and those of the CUDA backend;
 - ``large``: the softmax at 33,279 to 1,000,000 words, compared with float64, and whether its bits repeat;
 - ``memcheck``, ``racecheck``: compute-sanitizer over small training steps;
 - ``steps``: training steps, as graphs and with single launches, beside PyTorch's;
 - ``training``: if ``--brown`` is given, training to the same perplexity;
-- ``ncu-fp32``, ``ncu-mixed``: the profiler's counters of the five products of a training step.
+- ``ncu-fp32``, ``ncu-mixed``, ``ncu-tf32``: the profiler's counters of the five products of a training step.
 
 The output of a part is written to NAME.log in the folder of results while it runs, and its exit status and duration to NAME.json.
-Parts that succeeded, or whose program is missing, are not run again by the same command. ``large``, ``steps`` and ``training``
-are parts of `gpu.py`, which keeps its results in the folder ``gpu``, so that a part that ran out of time continues.
+Parts that succeeded, or whose program is missing, are not run again by the same command. ``operations``, ``large``, ``steps`` and
+``training`` are parts of `gpu.py`, which keeps its results in the folder ``gpu``, so that a part that ran out of time continues.
 
 The script needs a GPU and numba-cuda; the tests need pytest and hypothesis. ``--fake`` runs everything on the fake CUDA driver,
 at small sizes and without limits for the parts, which tests the script itself.
@@ -67,15 +68,16 @@ def parts_of(options: argparse.Namespace) -> dict[str, Part]:
         tests = {precision: [TESTS[precision][0], "-k", "single_row"] for precision in TESTS}
     parts = {
         "versions": Part(60, [*python, __file__, "--versions"]),
+        "operations": Part(120, [*gpu, "operations"]),
         "tests-fp32": Part(300, [*pytest, *tests["fp32"]]),
-        "large": Part(240, [*gpu, "large"]),
+        "large": Part(360, [*gpu, "large"]),
         "steps": Part(300, [*gpu, "limits", "steps", "--sizes", *sizes]),
         "tests-mixed": Part(240, [*pytest, "--precision", "mixed", *tests["mixed"]]),
     }
     for tool in ("memcheck", "racecheck"):
         checked = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
         parts[tool] = Part(120, [*checked, *one, "mixed", *(small if options.fake else ["300", "40", "140", "2"])])
-    for precision in ("fp32", "mixed"):
+    for precision in ("fp32", "mixed", "tf32"):
         parts[f"ncu-{precision}"] = Part(120, ["ncu", *COUNTERS, *one, precision, *full])
     if options.brown:
         parts["training"] = Part(570, [*gpu, "training", "--brown", str(options.brown)])

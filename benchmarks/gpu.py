@@ -100,7 +100,7 @@ CHUNK = 256
 """Number of rows of a softmax that are computed in float64 at a time."""
 
 PARTS = ("operations", "steps", "large", "limits", "kernels", "launches", "training", "tests")
-TOLERANCES = {"fp32": 2e-5, "mixed": 1e-2}
+TOLERANCES = {"fp32": 2e-5, "mixed": 1e-2, "tf32": 1e-2}
 """Largest errors of results, relative to the largest result: sums of up to 5,000 products in float32, or of rounded operands."""
 
 
@@ -477,7 +477,7 @@ def tasks_of(options: argparse.Namespace, folder: Path, backends: dict[str, Back
     if "kernels" in options.parts:
         path = folder / "limits.json"
         ceilings = json.loads(path.read_text()) if path.exists() else {}
-        for precision, mode in (("fp32", "fp32"), ("mixed", "bf16")):
+        for precision, mode in (("fp32", "fp32"), ("mixed", "bf16"), ("tf32", "tf32")):
             yield f"kernels-{precision}", partial(kernels, backends[precision], ceilings.get(mode))
     if "launches" in options.parts:
         yield "launches", launches
@@ -486,7 +486,8 @@ def tasks_of(options: argparse.Namespace, folder: Path, backends: dict[str, Back
             if source:
                 corpus = read(source, options.results / name)
                 check_sizes(name, corpus)
-                yield f"training-{name}", partial(training, backends, corpus)
+                trained = {precision: backends[precision] for precision in ("fp32", "mixed")}
+                yield f"training-{name}", partial(training, trained, corpus)
     if "tests" in options.parts:
         for precision in TESTS:
             yield f"tests-{precision}", partial(tests, precision)

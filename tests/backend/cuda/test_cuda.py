@@ -481,7 +481,8 @@ def test_gpu_benchmark_compares_operations_with_float64():
     backend = gpu_backend()
     sizes = {"rows": 9, "words": 70, "size": 5, "width": 7}
     assert gpu.operations(backend, **sizes)["wrong"] == []
-    assert gpu.operations(gpu_backend("mixed"), "mixed", **sizes)["wrong"] == []
+    for precision in ("mixed", "tf32"):
+        assert gpu.operations(gpu_backend(precision), precision, **sizes)["wrong"] == []
     backend.log_probabilities = lambda hidden, weight, bias, logs: backend.clear(logs)
     assert gpu.operations(backend, **sizes)["wrong"] == ["log-probabilities"]
 
