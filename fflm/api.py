@@ -42,7 +42,7 @@ from fflm.search.study import SEARCH
 from fflm.signals import ctrl_c
 from fflm.training.events import Event
 from fflm.training.session import Callback, Session
-from fflm.training.settings import Members
+from fflm.training.settings import Members, Preset
 
 
 @checked
@@ -61,13 +61,14 @@ def load(path: PathLike, device: Device = "cpu", *, verify: bool = False) -> Lan
     return load_model(path, choose_device(device), verify=verify)
 
 
-@with_options(neural_train.OPTIONS)
+@with_options({**neural_train.OPTIONS, "preset": parameters(start_ensemble)["preset"]})
 @checked
 def train(
     inputs: Texts,
     path: PathLike | None = None,
     *,
-    members: Members = 1,
+    members: Members | None = None,
+    preset: Preset = "default",
     verbose: bool = False,
     callback: Callback | None = None,
     **options: Any,
@@ -82,8 +83,9 @@ def train(
     path
         The folder of the model; by default ``INPUT.model`` in the current one. A text in memory needs it.
     members
-        Number of networks to train, with the seeds ``seed``, ``seed + 1``, and so on. If there are several, the model is their
-        mixture in equal shares. Other processes may train some of them at the same time, with `resume`.
+        Number of networks to train, with the seeds ``seed``, ``seed + 1``, and so on; by default one, or five with the preset
+        ``best``. If there are several, the model is their mixture in equal shares. Other processes may train some of them at the
+        same time, with `resume`.
     verbose
         Whether to print a line for each evaluation, and one per minute between evaluations; in a notebook, they are in one output
         that is updated, with a progress bar.
@@ -105,11 +107,12 @@ def train(
     None, but there are no direct connections to output weights that are not tied. ``adversarial`` is then 0.01, but 0 for the
     loss ``nce`` and with a teacher. One value stands for a list of one, as in ``hidden=100``.
     """
+    members = members or neural_train.PRESETS[preset].get("members", 1)
     if members > 1:
-        ensemble = start_ensemble(inputs, path, members=members, **options)
+        ensemble = start_ensemble(inputs, path, members=members, preset=preset, **options)
         _finish(ensemble, verbose, callback)
         return Mixture.load(ensemble.path, ensemble.compute.device)
-    session = neural_train.start_session(inputs, path, **options)
+    session = neural_train.start_session(inputs, path, preset=preset, **options)
     _finish(session, verbose, callback)
     return NeuralModel.load(session.path, session.compute.device)
 

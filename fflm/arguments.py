@@ -263,13 +263,13 @@ def choices(annotation: Any) -> tuple[str, ...]:
 
 
 def with_options(options: Mapping[str, inspect.Parameter]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator that lists the parameters for which ``**options`` stands in a function's signature and docstring."""
+    """Return a decorator that lists options in a function's docstring, and in place of ``**options`` in its signature."""
     types = get_type_hints(SimpleNamespace(__annotations__={name: each.annotation for name, each in options.items()}))
 
     def add(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
         own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        listed = [each.replace(annotation=types[name]) for name, each in options.items()]
+        listed = [each.replace(annotation=types[name]) for name, each in options.items() if name not in signature.parameters]
         function.__signature__ = signature.replace(parameters=[*own, *listed])  # type: ignore[attr-defined]
         lines = [inspect.cleandoc(function.__doc__ or ""), "", "Other Parameters", "----------------"]
         for name, each in options.items():

@@ -218,21 +218,18 @@ def _use_preset(context: click.Context, parameter: click.Parameter, value: str) 
         context.default_map = PRESETS[value]
 
 
-def preset_option(command: Command) -> Command:
-    """Add the option ``--preset``, which changes the defaults of the other options."""
-    from fflm.training.settings import Preset
-
-    option = click.option(
+def preset_option(presets: object) -> Callable[[Command], Command]:
+    """Return the option ``--preset``, which changes the defaults of the other options; ``presets`` is the type of its values."""
+    return click.option(
         "--preset",
-        type=click.Choice(choices(Preset)),
+        type=click.Choice(choices(presets)),
         default="default",
         show_default=True,
         is_eager=True,
         expose_value=False,
         callback=_use_preset,
-        help=description(Preset),
+        help=description(presets),
     )
-    return option(command)
 
 
 def network_options(command: Command) -> Command:

@@ -46,7 +46,7 @@ from fflm.cli.report import (
     tokenizing,
 )
 from fflm.training.schemes import Parallel
-from fflm.training.settings import Extend, Initial, Members, TeacherPath, TeacherWeight, Vectors
+from fflm.training.settings import Extend, Initial, Members, Preset, TeacherPath, TeacherWeight, Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 @click.option("--teacher", type=PATH, metavar="FOLDER", help=description(TeacherPath))
 @annotated_option("teacher_weight", TeacherWeight, 0.5)
 @annotated_option("members", Members, 1)
-@preset_option
+@preset_option(Preset)
 @network_options
 @click.option("--vectors", type=PATH, metavar="FILE", help=description(Vectors))
 @training_options

@@ -30,6 +30,7 @@ from fflm.cli.report import describe_classification, describe_perplexity, descri
 from fflm.cli.tables import Column, LiveTable, stdout_width, table
 from fflm.errors import FflmError, did_you_mean
 from fflm.signals import interruption
+from fflm.training.settings import NetworkPreset
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +81,7 @@ def search_options(command: Command) -> Command:
 
 @click.command(cls=HeadedCommand)
 @search_options
-@preset_option
+@preset_option(NetworkPreset)
 @network_options
 @training_options
 @text_options

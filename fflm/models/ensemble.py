@@ -99,9 +99,10 @@ def start_ensemble(
     }
     if given := [f"`{name}`" for name, value in refused.items() if value]:
         raise SettingsError(
-            f"members learn from the text alone, each in one process and a new folder: leave out {', '.join(given)}, or `members`"
+            f"the members of an ensemble learn from the text alone, each in one process and a new folder: "
+            f"leave out {', '.join(given)}, or train one network with `members=1`"
         )
-    fields = PRESETS[preset] | fields
+    fields = {name: value for name, value in PRESETS[preset].items() if name != "members"} | fields
     source = text_source(inputs, fields)
     place = model_path(path, source.inputs)
     _check_new(place)

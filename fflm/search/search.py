@@ -69,7 +69,7 @@ from fflm.stored import check_json, read_json
 from fflm.text.corpus import Corpus
 from fflm.training.events import DivergedError, Evaluation, Event, Finished
 from fflm.training.session import Session, check_size
-from fflm.training.settings import Preset, TrainingSettings
+from fflm.training.settings import NetworkPreset, TrainingSettings
 
 FORMAT, VERSION = "fflm search", 1
 
@@ -188,7 +188,7 @@ def start_search(
     storage: StorageName = "sqlite",
     processes: Processes = None,
     progress: Progress = None,
-    preset: Preset = "default",
+    preset: NetworkPreset = "default",
     **fields: Any,
 ) -> "Search":
     """Start a search for a language model: tokenize the text once for all trials, unless that was done, and set up the folder.

@@ -46,16 +46,16 @@ Members: TypeAlias = Annotated[
         description="Networks to train, with the seeds seed, seed + 1, ...; if there are several, the model is their mixture.",
     ),
 ]
+_PRESETS = (
+    "Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, embedding 64, hidden 128, "
+    "no direct connections, dropout 0.1, embedding dropout 0.1, no adversarial noise, epochs 3, rate 0.004. bengio2003 is the "
+    "network of Bengio et al. 2003 with its training, word by word: window 4, embedding 60, 50 units of tanh, direct "
+    "connections, sgd."
+)
+NetworkPreset: TypeAlias = Annotated[Literal["default", "quick", "bengio2003"], Meta(description=_PRESETS)]
 Preset: TypeAlias = Annotated[
     Literal["default", "quick", "best", "bengio2003"],
-    Meta(
-        description="Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, "
-        "embedding 64, hidden 128, no direct connections, dropout 0.1, embedding dropout 0.1, no adversarial noise, epochs 3, "
-        "rate 0.004. best is a larger network that "
-        "trains for hours: hidden 1024, dropout 0.6, embedding dropout 0.3, weight decay 0.4, epochs 10. "
-        "bengio2003 is the network of Bengio et al. 2003 with its training, word by word: "
-        "window 4, embedding 60, 50 units of tanh, direct connections, sgd."
-    ),
+    Meta(description=f"{_PRESETS} best is the mixture of five default networks (5 members)."),
 ]
 
 

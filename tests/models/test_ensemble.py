@@ -21,6 +21,7 @@ from fflm.models.ensemble import Ensemble, start_ensemble
 from fflm.models.folder import VOCABULARY, WORDS
 from fflm.models.mixture.model import Mixture
 from fflm.models.scoring import score_part
+from fflm.search.search import start_search
 from fflm.text.holdout import Share
 from fflm.training import events
 from fflm.training.events import Step
@@ -187,13 +188,23 @@ def test_commands_use_an_ensemble(trained):
         assert result.returncode == 0, result.stderr
 
 
+def test_preset_best_trains_five_default_networks(trained, tmp_path):
+    model = library.train(trained / "text.txt", tmp_path / "best.model", preset="best", **{**TINY, "epochs": 1})
+    assert [Path(folder).name for folder in model.components] == [f"member-{number}" for number in range(1, 6)]
+    settings = library.load(tmp_path / "best.model" / "member-5").about["training"]
+    assert (settings["seed"], settings["rate"], settings["adversarial"]) == (5, 0.003, 0.01)
+    with pytest.raises(FflmError, match="`preset` must be one of bengio2003, default, quick, not 'best'"):
+        start_search([trained / "text.txt"], tmp_path / "text.tune", {}, preset="best")
+
+
 ERRORS = [
     ("text.txt --members 0", "0 is not in the range"),
     ("text.txt --members 51", "51 is not in the range"),
-    ("text.txt --members 2 --overwrite", "leave out --overwrite, or --members"),
-    ("text.txt --members 2 --vectors v.txt --parallel data", "leave out --vectors, --parallel, or --members"),
-    ("text.txt --members 2 --from two.model", "leave out --from, or --members"),
+    ("text.txt --members 2 --overwrite", "leave out --overwrite, or train one network"),
+    ("text.txt --members 2 --vectors v.txt --parallel data", "leave out --vectors, --parallel, or train one network"),
+    ("text.txt --members 2 --from two.model", "leave out --from, or train one network with --members 1"),
     ("text.txt --members 2 -o two.model", "two.model exists: `fflm train --resume two.model` resumes its training, or choose"),
+    ("text.txt --preset best --overwrite", "leave out --overwrite, or train one network with --members 1"),
     ("text.txt --members 2 --window 3000 -o new.model", "too few for a window of 3000"),
     ("text.txt --members 2 --seed 9223372036854775807 -o new.model", "`?-?-?seed`? must be"),
     ("--resume two.model --members 3 --epochs 9", "leave out --members, --epochs"),

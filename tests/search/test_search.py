@@ -113,7 +113,7 @@ def test_preset_sets_defaults_of_all_trials(text):
     search = start_search([text], Path("text.tune"), GRID, sampler="grid", preset="quick", hidden=(8,))
     assert (search.config.window, search.config.embedding, search.config.hidden) == (quick["window"], quick["embedding"], (8,))
     assert (search.settings.epochs, search.settings.rate) == (quick["epochs"], quick["rate"])
-    with pytest.raises(FflmError, match="`preset` must be one of bengio2003, best, default, quick, not 'fast'"):
+    with pytest.raises(FflmError, match="`preset` must be one of bengio2003, default, quick, not 'fast'"):
         start_search([text], Path("other.tune"), GRID, sampler="grid", preset="fast")
     options = ["--preset", "quick", "--hidden", 8, "--epochs", 1, "--trials", 1, "-q"]
     result = fflm("tune", text, "-o", "command.tune", *options, folder=Path())

@@ -43,7 +43,7 @@ from fflm.training.settings import (
     Extend,
     Initial,
     LossName,
-    Preset,
+    NetworkPreset,
     TeacherPath,
     TeacherWeight,
     TrainingSettings,
@@ -64,13 +64,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 3,
         "rate": 4e-3,
     },
-    "best": {
-        "hidden": (1024,),
-        "dropout": 0.6,
-        "embedding_dropout": 0.3,
-        "weight_decay": 0.4,
-        "epochs": 10,
-    },
+    "best": {"members": 5},
     "bengio2003": {
         "window": 4,
         "averages": (),
@@ -93,7 +87,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss": "exact",
     },
 }
-"""The settings of each preset that differ from the defaults of `NetworkConfig` and `TrainingSettings`.
+"""The settings of each preset that differ from the defaults of `NetworkConfig` and `TrainingSettings`, or the number of networks.
 
 ``bengio2003`` is MLP1 in table 1 of Bengio et al. 2003, y = b + W x + U tanh(d + H x), trained as in section 4.2.
 """
@@ -148,7 +142,7 @@ def start_session(
     processes: Processes = None,
     progress: Progress = None,
     vectors: Vectors = None,
-    preset: Preset = "default",
+    preset: NetworkPreset = "default",
     parallel: Parallel = "auto",
     initial: Initial = None,
     extend_vocabulary: Extend = False,
