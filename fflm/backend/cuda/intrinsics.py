@@ -223,10 +223,8 @@ def as_floats(typingctx: Any, array: Any) -> Any:
     floats = types.Array(types.float32, 1, "C")
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, target = (
-            context.make_array(array)(context, builder, value=arguments[0]),
-            context.make_array(floats)(context, builder),
-        )
+        source = context.make_array(array)(context, builder, value=arguments[0])
+        target = context.make_array(floats)(context, builder)
         for name in ("nitems", "itemsize", "shape", "strides", "meminfo", "parent"):
             setattr(target, name, getattr(source, name))
         target.data = builder.bitcast(source.data, target.data.type)

@@ -191,9 +191,7 @@ def make_row_sums(arithmetic: Arithmetic) -> Any:
     """Return the device function that adds up the rows of op(a); each thread has a part of the sums of ``width`` rows."""
     width = arithmetic.width
     across = ROWS // width
-    readers = (
-        arithmetic.threads // across
-    )  # number of threads that read the same rows of op(a), whose lines lie across the inner dimension
+    readers = arithmetic.threads // across  # threads that read the same rows of op(a), whose lines lie across the inner dimension
 
     @cuda.jit(device=True, forceinline=True)
     def store_row_sums(own, statistics, bias, row0, rows, alpha, beta):
