@@ -13,14 +13,20 @@ from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda.intrinsics import fragments
 from fflm.backend.cuda.kernels import ALL_LANES, larger
-from fflm.backend.cuda.pipeline import OPERAND, PIECES, Pipeline, make_loop
-from fflm.backend.cuda.products import FOUR, ROWS, Arithmetic, lines_along
+from fflm.backend.cuda.pipeline import Layout, Pipeline, make_loop
+from fflm.backend.cuda.products import COLUMNS, FOUR, ROWS, Arithmetic, lines_along
 
 THREADS = 128
 """Number of threads in a block."""
 
 STAGES = 3
 """Number of stages of the pipeline, which take 48 KiB of shared memory."""
+
+PIECES = 4
+"""Number of pieces of a step in a line that lies along the inner dimension. Such a line has 64 bytes in shared memory."""
+
+OPERAND = ROWS * PIECES * FOUR
+"""Number of words of an operand in a step."""
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -53,47 +59,55 @@ def offset(number):
     return down, number // uint32(4) % uint32(8) * uint32(8) + number % uint32(2)
 
 
-@cuda.jit(device=True, forceinline=True)
-def store_fragments(sums, i, c, rows, row, column, alpha, beta):
-    """Store the sums[i] of a thread, as `store` says. The callers pass i as a constant, so that the sums stay in registers."""
-    for j in range(8):
-        for q in range(4):
-            y, x = uint32(row + uint32(16 * i + 8 * (q // 2))), uint32(column + uint32(8 * j + q % 2))
-            if y < rows and x < uint32(c.shape[1]):
-                y = uint32(y + uint32(cuda.blockIdx.z) * rows)
-                c[y, x] = alpha * sums[i, j, q] + (beta * c[y, x] if beta != float32(0) else float32(0))
+def make_stores(below: int, right: int) -> tuple[Any, Any]:
+    """Return the device functions `Arithmetic.store` and `Arithmetic.store_with_bias` for sums (4, 8, 4).
 
-
-@cuda.jit(device=True, forceinline=True)
-def store_fragments_with_bias(sums, i, c, bias, rows, row, column):
-    """Store sums[i] of a thread, of sums (4, 8, 4), plus bias (N,) in c (M, N). The callers pass i as a constant."""
-    for j in range(8):
-        for q in range(4):
-            y, x = uint32(row + uint32(16 * i + 8 * (q // 2))), uint32(column + uint32(8 * j + q % 2))
-            if y < rows and x < uint32(c.shape[1]):
-                c[y, x] = sums[i, j, q] + bias[x]
-
-
-@cuda.jit(device=True, forceinline=True)
-def store(sums, c, rows, row, column, alpha, beta):
-    """Store alpha times a thread's sums (4, 8, 4), plus ``beta`` times the old content, in c (parts M, N).
-
-    The rows of c are those of part number ``blockIdx.z``; each part has ``rows`` (M) rows. ``row`` and ``column`` are the place
-    of the thread's first number.
+    The numbers sums[i + 1] are ``below`` rows below those of sums[i], and ``right`` columns to their right.
     """
-    store_fragments(sums, 0, c, rows, row, column, alpha, beta)
-    store_fragments(sums, 1, c, rows, row, column, alpha, beta)
-    store_fragments(sums, 2, c, rows, row, column, alpha, beta)
-    store_fragments(sums, 3, c, rows, row, column, alpha, beta)
+
+    @cuda.jit(device=True, forceinline=True)
+    def store_fragments(sums, i, c, rows, row, column, alpha, beta):
+        """Store the sums[i] of a thread, as `store` says. The callers pass a constant, so that the sums stay in registers."""
+        for j in range(8):
+            for q in range(4):
+                y, x = uint32(row + uint32(below * i + 8 * (q // 2))), uint32(column + uint32(right * i + 8 * j + q % 2))
+                if y < rows and x < uint32(c.shape[1]):
+                    y = uint32(y + uint32(cuda.blockIdx.z) * rows)
+                    c[y, x] = alpha * sums[i, j, q] + (beta * c[y, x] if beta != float32(0) else float32(0))
+
+    @cuda.jit(device=True, forceinline=True)
+    def store_fragments_with_bias(sums, i, c, bias, rows, row, column):
+        """Store sums[i] of a thread, of sums (4, 8, 4), plus bias (N,) in c (M, N). The callers pass i as a constant."""
+        for j in range(8):
+            for q in range(4):
+                y, x = uint32(row + uint32(below * i + 8 * (q // 2))), uint32(column + uint32(right * i + 8 * j + q % 2))
+                if y < rows and x < uint32(c.shape[1]):
+                    c[y, x] = sums[i, j, q] + bias[x]
+
+    @cuda.jit(device=True, forceinline=True)
+    def store(sums, c, rows, row, column, alpha, beta):
+        """Store alpha times a thread's sums (4, 8, 4), plus ``beta`` times the old content, in c (parts M, N).
+
+        The rows of c are those of part number ``blockIdx.z``; each part has ``rows`` (M) rows. ``row`` and ``column`` are the
+        place of the thread's first number.
+        """
+        store_fragments(sums, 0, c, rows, row, column, alpha, beta)
+        store_fragments(sums, 1, c, rows, row, column, alpha, beta)
+        store_fragments(sums, 2, c, rows, row, column, alpha, beta)
+        store_fragments(sums, 3, c, rows, row, column, alpha, beta)
+
+    @cuda.jit(device=True, forceinline=True)
+    def store_with_bias(sums, c, bias, rows, row, column):
+        """Store a thread's sums (4, 8, 4) plus bias (N,) in c (M, N); ``row``, ``column`` is the place of its first number."""
+        store_fragments_with_bias(sums, 0, c, bias, rows, row, column)
+        store_fragments_with_bias(sums, 1, c, bias, rows, row, column)
+        store_fragments_with_bias(sums, 2, c, bias, rows, row, column)
+        store_fragments_with_bias(sums, 3, c, bias, rows, row, column)
+
+    return store, store_with_bias
 
 
-@cuda.jit(device=True, forceinline=True)
-def store_with_bias(sums, c, bias, rows, row, column):
-    """Store a thread's sums (4, 8, 4) plus bias (N,) in c (M, N); ``row``, ``column`` is the place of its first number."""
-    store_fragments_with_bias(sums, 0, c, bias, rows, row, column)
-    store_fragments_with_bias(sums, 1, c, bias, rows, row, column)
-    store_fragments_with_bias(sums, 2, c, bias, rows, row, column)
-    store_fragments_with_bias(sums, 3, c, bias, rows, row, column)
+store, store_with_bias = make_stores(16, 0)
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -150,20 +164,18 @@ def store_tops(sums, i, statistics):
             statistics[place_of_row(i, h) + warp % uint32(2)] = top
 
 
-def make_store_softmax(store_two: Any) -> Any:
-    """Return the device function that finishes a tile of logits, as `Arithmetic.store_softmax`.
+def make_row_exponentials(store_two: Any) -> Any:
+    """Return the device function that computes the exponentials of a row of logits in the tile.
 
     ``store_two(c, row, column, first, second)`` stores two adjacent exponentials in c, except outside of the matrix.
     """
 
     @cuda.jit(device=True, forceinline=True)
-    def row_exponentials(sums, i, h, statistics, place, c, stored, row, column):
-        """Return the sum of exp(logit - maximum of the row) over the 64 logits of a row in a warp.
+    def row_exponentials(sums, i, h, top, c, stored, row, column):
+        """Return the sum of exp(logit - top) over the 64 logits of a row in a warp, of which a thread has 16.
 
-        If ``stored``, the 16 exponentials of the thread are written to row ``row`` of c. The maxima of the row in its two warps
-        are in statistics (at least 4 ROWS,), from ``place`` on.
+        They are sums[i, :, 2 h] and sums[i, :, 2 h + 1]. If ``stored``, the exponentials are written to row ``row`` of c.
         """
-        top = larger(statistics[place], statistics[place + uint32(1)])
         total = float32(0)
         for j in range(8):
             first, second = math.exp(sums[i, j, 2 * h] - top), math.exp(sums[i, j, 2 * h + 1] - top)
@@ -173,13 +185,21 @@ def make_store_softmax(store_two: Any) -> Any:
         total += cuda.shfl_xor_sync(ALL_LANES, total, 1)
         return total + cuda.shfl_xor_sync(ALL_LANES, total, 2)
 
+    return row_exponentials
+
+
+def make_store_softmax(store_two: Any) -> Any:
+    """Return the device function that finishes a tile of logits, as `Arithmetic.store_softmax`; ``store_two`` as above."""
+    row_exponentials = make_row_exponentials(store_two)
+
     @cuda.jit(device=True, forceinline=True)
     def store_exponentials(sums, i, statistics, c, stored, row, column):
         """Do what `row_exponentials` does for the two rows of fragments i, a constant, and store the sums in statistics."""
         lane, warp = uint32(cuda.threadIdx.x) % uint32(32), uint32(cuda.threadIdx.x) // uint32(32)
         for h in range(2):
             place = place_of_row(i, h)
-            total = row_exponentials(sums, i, h, statistics, place, c, stored, uint32(row + uint32(16 * i + 8 * h)), column)
+            top = larger(statistics[place], statistics[place + uint32(1)])
+            total = row_exponentials(sums, i, h, top, c, stored, uint32(row + uint32(16 * i + 8 * h)), column)
             if lane % uint32(4) == uint32(0):
                 statistics[uint32(2 * ROWS) + place + warp % uint32(2)] = total
 
@@ -257,30 +277,32 @@ def load_along(shared, index, half, i):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How operands are in shared memory whose lines lie along the inner dimension, or across it.
+class FragmentLayout(Layout):
+    """How operands lie in shared memory whose lines lie along the inner dimension, or across it, and how fragments are read.
 
     Attributes
     ----------
-    place
-        ``(line, piece)``: return the index in shared memory of a piece of a line, relative to where the operand begins.
     locate_left, locate_right, load_left, load_right
         As `locate_left`, `locate_right` and, for both operands, `load_along`.
     """
 
-    place: Any
     locate_left: Any
     locate_right: Any
     load_left: Any
     load_right: Any
 
 
-ALONG = Layout(place_along, locate_left, locate_right, load_along, load_along)
+ALONG = FragmentLayout(place_along, PIECES * FOUR, locate_left, locate_right, load_along, load_along)
 """Lines along the inner dimension. Those across it differ between halves and TF32."""
 
 
+@cuda.jit(device=True, forceinline=True)
+def publish():
+    """Do nothing: a warp reads fragments in the same way as it writes shared memory, so that the barrier is enough."""
+
+
 def make_arithmetic(
-    width: int, word: Any, across: Layout, compute_slopes: Any, rounded: Any, multiply_add: Any, store_two: Any
+    width: int, word: Any, across: FragmentLayout, compute_slopes: Any, rounded: Any, multiply_add: Any, store_two: Any
 ) -> Arithmetic:
     """Return the arithmetic of a precision on tensor cores.
 
@@ -298,7 +320,7 @@ def make_arithmetic(
         As for `make_store_softmax`.
     """
 
-    def make_multiply(left: Layout, right: Layout) -> tuple[Any, Any]:
+    def make_multiply(left: FragmentLayout, right: FragmentLayout) -> tuple[Any, Any]:
         locate_a, load_a, locate_b, load_b = left.locate_left, left.load_left, right.locate_right, right.load_right
 
         @cuda.jit(device=True, forceinline=True)
@@ -326,13 +348,27 @@ def make_arithmetic(
 
     def make_own_loop(form: str) -> Any:
         left, right = (ALONG if along else across for along in lines_along(form))
+        locate, multiply = make_multiply(left, right)
         pipeline = Pipeline(
-            THREADS, STAGES, width, word, left.place, right.place, compute_slopes, clear, *make_multiply(left, right)
+            threads=THREADS,
+            stages=STAGES,
+            pieces=PIECES,
+            width=width,
+            columns=COLUMNS,
+            word=word,
+            left=left,
+            right=right,
+            compute_slopes=compute_slopes,
+            publish=publish,
+            clear=clear,
+            locate=locate,
+            multiply=multiply,
         )
         return make_loop(pipeline, form)
 
     return Arithmetic(
         threads=THREADS,
+        columns=COLUMNS,
         width=width,
         word=word,
         shared_words=STAGES * 2 * OPERAND,

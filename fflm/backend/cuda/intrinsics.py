@@ -277,6 +277,78 @@ def make_wait(pending: int) -> Any:
     return _statement("wait_for_copies", f"cp.async.wait_group {pending};")
 
 
+publish_to_tensor_cores = _statement("publish_to_tensor_cores", "fence.proxy.async.shared::cta;")
+"""``publish_to_tensor_cores()``: let `make_group_product` see, after a barrier, what the thread has written to shared memory."""
+
+GROUP_COLUMNS = 256
+"""Number of columns of the product of `make_group_product`."""
+
+GROUP_DEPTH = 64
+"""Length of the inner dimension of the product of `make_group_product`."""
+
+
+def _descriptor(builder: Any, address: Any, along: bool) -> Any:
+    """Return the descriptor of an operand of wgmma in shared memory, for the layout of `make_group_product`, as LLVM value.
+
+    Bits 0 to 13 are the address, 16 to 29 the leading dimension byte offset, and 32 to 45 the stride dimension byte offset, all
+    in units of 16 bytes; bits 62 to 63 are 1 for the swizzle of 128 bytes. The stride leads to the next eight lines. The leading
+    dimension, if lines lie across the inner dimension, leads from 64 rows or columns of the operand to the next 64.
+    """
+    leading = 1 if along else GROUP_DEPTH * 128 // 16
+    start = builder.lshr(builder.and_(address, ir.Constant(_INT, 0x3FFFF)), ir.Constant(_INT, 4))
+    return builder.or_(builder.zext(start, _LONG), ir.Constant(_LONG, leading << 16 | 1024 // 16 << 32 | 1 << 62))
+
+
+def make_group_product(left_along: bool, right_along: bool) -> Any:
+    """Return an intrinsic that multiplies matrices of halves in shared memory by wgmma, for GPUs with compute capability 9.0.
+
+    ``(sums, shared, left, right)``: add the product of A (64, 64) and B (64, 256) to the sums, an array of 128 float32 for each
+    thread of a group of four warps: for each piece of eight columns, the four numbers of a fragment (C above) of 16 rows, where
+    the rows of the warps follow each other. All threads of the group call it. ``left`` and ``right`` are the indices in shared
+    (uint32 pairs) where A and B begin, multiples of 256.
+
+    A line has 64 halves: along the inner dimension, those of a row of A, or a column of B; or across it, those of 64 rows or
+    columns at one position. Then the lines of further 64 columns of B follow after 64 lines. A line has eight pieces of 16 bytes,
+    and number p of line l is where number p ^ l % 8 would be without this permutation.
+
+    The product is done when the call returns. Source: PTX ISA 9.0, section 9.7.15 (wgmma), and for the meaning of the two offsets
+    the canonical layouts in CUTLASS, ``cute/atom/mma_traits_sm90_gmma.hpp``.
+    """
+    count = GROUP_COLUMNS // 2
+    registers = ",".join(f"${i}" for i in range(count))
+    transposed = f"{int(not left_along)}, {int(not right_along)}"
+    multiply = (
+        f"wgmma.mma_async.sync.aligned.m64n{GROUP_COLUMNS}k16.f32.f16.f16 {{{registers}}}, a, b, p, 1, 1, {transposed};\n"
+        f"add.s64 a, a, {2 if left_along else 128};\nadd.s64 b, b, {2 if right_along else 128};\n"  # 16 halves, or 16 lines
+    )
+    code = (
+        f"{{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.eq.b32 p, 0, 0;\nmov.b64 a, ${2 * count};\nmov.b64 b, ${2 * count + 1};\n"
+        f"wgmma.fence.sync.aligned;\n{multiply * (GROUP_DEPTH // 16)}"
+        "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n}"
+    )
+    constraints = ",".join(["=f"] * count + [str(i) for i in range(count)] + ["l", "l", "~{memory}"])
+
+    def product(typingctx: Any, sums: Any, shared: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, value=arguments[0]).data
+            places = [builder.gep(data, [ir.Constant(_LONG, i)]) for i in range(count)]
+            operands = [
+                _descriptor(builder, _shared_address(context, builder, signature.args[1], arguments[1], index), along)
+                for index, along in zip(arguments[2:], (left_along, right_along), strict=True)
+            ]
+            kind = ir.FunctionType(ir.LiteralStructType([_FLOAT] * count), [_FLOAT] * count + [_LONG] * 2)
+            asm = ir.InlineAsm(kind, code, constraints, side_effect=True)
+            found = builder.call(asm, [*map(builder.load, places), *operands], attrs=("convergent",))
+            for i, place in enumerate(places):
+                builder.store(builder.extract_value(found, i), place)
+            return context.get_dummy_value()
+
+        return types.void(sums, shared, left, right), generate
+
+    product.__name__ = f"group_product_{int(left_along)}{int(right_along)}"
+    return intrinsic(product)
+
+
 def _global(builder: Any, address: Any, index: Any) -> Any:
     """Return the pointer to a float32 of an array in global memory, given the address of the array as an integer."""
     start = builder.inttoptr(address, ir.PointerType(_FLOAT, _GLOBAL))

@@ -13,11 +13,11 @@ from typing import Any
 
 from numba import cuda, float32, uint32, uint64
 
-from fflm.backend.cuda.fragments import THREADS, Layout, corner, make_arithmetic
+from fflm.backend.cuda.fragments import FragmentLayout, corner, make_arithmetic
 from fflm.backend.cuda.intrinsics import halves, multiply_add, pair, store_four, transposed_fragments
 from fflm.backend.cuda.kernels import adversarial_margin, block_sum
 from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, flat_index, make_product, read_four
+from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, make_product, read_four
 
 WIDTH = 8
 """Number of halves in a piece."""
@@ -159,7 +159,7 @@ def store_two(c, row, column, first, second):
 MIXED = make_arithmetic(
     width=WIDTH,
     word=uint32,
-    across=Layout(place_across, locate_left, locate_right, load_across, load_across),
+    across=FragmentLayout(place_across, _LINE, locate_left, locate_right, load_across, load_across),
     compute_slopes=compute_slopes,
     rounded=unchanged,
     multiply_add=multiply_add,
@@ -167,11 +167,12 @@ MIXED = make_arithmetic(
 )
 
 
-def make_mixed_product(form: str) -> Any:
-    """Return the kernel of matrix products of a form (one of `FORMS`) in mixed precision."""
-    compute = make_product(MIXED, form)
+def make_mixed_product(arithmetic: Arithmetic, name: str, form: str) -> Any:
+    """Return the kernel of matrix products of a form (one of `FORMS`) in mixed precision, with an arithmetic of this name."""
+    compute, threads = make_product(arithmetic, form), arithmetic.threads
+    shared_bytes = 4 * arithmetic.shared_words if arithmetic.dynamic else 0
 
-    @kernel(form, threads=THREADS, launch_bounds=(THREADS, 2))
+    @kernel(f"{name} {form}", threads=threads, shared_bytes=shared_bytes, launch_bounds=(threads, 1 if shared_bytes else 2))
     def product(a, b, c, inner, span, alpha, unit, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
         """Compute c (M, N) = op(a) (M, K) op(b) (K, N); a and b are uint32 pairs of halves, and `products` has the parameters.
 

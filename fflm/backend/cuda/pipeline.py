@@ -25,11 +25,22 @@ from fflm.backend.cuda.products import (
     read_factor,
 )
 
-PIECES = 4
-"""Number of pieces of a step in a line that lies along the inner dimension. Such a line has 64 bytes in shared memory."""
 
-OPERAND = ROWS * PIECES * FOUR
-"""Number of words of an operand in a step."""
+@dataclass(frozen=True)
+class Layout:
+    """How an operand lies in shared memory.
+
+    Attributes
+    ----------
+    place
+        ``(line, piece)``: return the index of a piece of a line, relative to where the operand begins.
+    distance
+        Number of words between the same piece of two lines whose numbers differ by a multiple of eight, divided by this
+        difference.
+    """
+
+    place: Any
+    distance: int
 
 
 @dataclass(frozen=True)
@@ -42,17 +53,21 @@ class Pipeline:
         Number of threads in a block.
     stages
         Number of stages.
+    pieces
+        Number of pieces of a step in a line that lies along the inner dimension.
     width
         Number of numbers in a piece.
+    columns
+        Number of columns of the tile.
     word
         The type of a word of the operands, for Numba.
-    place_left, place_right
-        ``(line, piece)``: return the index in shared memory of a piece of a line of op(a), or of op(b), relative to where the
-        operand begins. A thread's pieces are in lines of the same place modulo eight or four, and the function must place them at
-        the same distances as without a permutation.
+    left, right
+        The layouts of op(a) and op(b).
     compute_slopes
         ``(words, factor, place, hit, spread, own)``: replace the exponentials of words (4,) by gradients of logits, and add these
         to own (width,). ``factor`` and ``place`` are results of `products.read_factor`.
+    publish
+        ``()``: called by a thread that has written to shared memory, before the barrier after which tensor cores read it.
     clear
         ``(sums)``: set the sums to 0.
     locate
@@ -63,14 +78,53 @@ class Pipeline:
 
     threads: int
     stages: int
+    pieces: int
     width: int
+    columns: int
     word: Any
-    place_left: Any
-    place_right: Any
+    left: Layout
+    right: Layout
     compute_slopes: Any
+    publish: Any
     clear: Any
     locate: Any
     multiply: Any
+
+    @property
+    def left_words(self) -> int:
+        """Number of words of op(a) in a stage; those of op(b) follow."""
+        return ROWS * self.pieces * FOUR
+
+    @property
+    def stage_words(self) -> int:
+        """Number of words of a stage."""
+        return (ROWS + self.columns) * self.pieces * FOUR
+
+
+def make_copy(layout: Layout, threads: int, pieces: int, reads: int) -> Any:
+    """Return a device function that begins to copy a thread's pieces of an operand.
+
+    ``pieces`` is the number of pieces in a line, and ``reads`` that of a thread's pieces, which are at the same place of lines.
+    """
+    lines, distance = threads // pieces, threads // pieces * layout.distance
+    place_piece = layout.place
+
+    @cuda.jit(device=True, forceinline=True)
+    def copy(shared, start, matrix, line, piece):
+        """Begin to copy pieces of a matrix (rows, words) to the operand in shared memory that begins at ``start``.
+
+        The first piece is number ``piece`` of line ``line`` of the matrix. Outside of the matrix, whose rows have whole pieces,
+        there are zeros.
+        """
+        thread = uint32(cuda.threadIdx.x)
+        at = uint32(start + place_piece(thread // uint32(pieces), thread % uint32(pieces)))
+        place, step = flat_index(matrix, line, uint32(FOUR) * piece), uint64(lines) * uint64(matrix.shape[1])
+        for q in range(reads):
+            present = is_inside(matrix, uint32(line + uint32(q * lines)), uint32(FOUR) * piece)
+            copy_four(shared, uint32(at + uint32(q * distance)), matrix, place if present else uint64(0), present)
+            place += step
+
+    return copy
 
 
 def make_loop(pipeline: Pipeline, form: str) -> Any:
@@ -78,38 +132,24 @@ def make_loop(pipeline: Pipeline, form: str) -> Any:
     slopes = FORMS[form][0] in (SLOPES, SLOPES_TRANSPOSED)
     left_along, right_along = lines_along(form)
     threads, stages, width, word = pipeline.threads, pipeline.stages, pipeline.width, pipeline.word
-    along, across = PIECES, ROWS // width  # pieces of a step in a line along the inner dimension, or across it
-    left_pieces, right_pieces = along if left_along else across, along if right_along else across
-    left_lines, right_lines = threads // left_pieces, threads // right_pieces  # the distance of the lines that a thread copies
-    depth, reads = PIECES * width, ROWS * PIECES // threads  # positions of a step, and pieces of each operand for a thread
-    place_left, place_right, compute_slopes = pipeline.place_left, pipeline.place_right, pipeline.compute_slopes
-    clear, locate, multiply = pipeline.clear, pipeline.locate, pipeline.multiply
-    stage_words = 2 * OPERAND
+    columns, along, depth = pipeline.columns, pipeline.pieces, pipeline.pieces * pipeline.width
+    left_pieces, right_pieces = along if left_along else ROWS // width, along if right_along else columns // width
+    reads, left_lines = ROWS * along // threads, threads // left_pieces
+    copy_left = make_copy(pipeline.left, threads, left_pieces, reads)
+    copy_right = make_copy(pipeline.right, threads, right_pieces, columns * along // threads)
+    place_left, distance, compute_slopes = pipeline.left.place, left_lines * pipeline.left.distance, pipeline.compute_slopes
+    publish, clear, locate, multiply = pipeline.publish, pipeline.clear, pipeline.locate, pipeline.multiply
+    left_words, stage_words = pipeline.left_words, pipeline.stage_words
     wait_for_copies = make_wait(stages - 2)
-
-    @cuda.jit(device=True, forceinline=True)
-    def copy_operand(shared, at, matrix, line, piece, lines):
-        """Begin to copy a piece of ``reads`` lines of a matrix (rows, words) to shared memory, from ``at`` on.
-
-        The first line is number ``line``, and the distance of the others ``lines``. Outside of the matrix, whose rows have whole
-        pieces, there are zeros.
-        """
-        place, distance = flat_index(matrix, line, uint32(FOUR) * piece), uint64(lines) * uint64(matrix.shape[1])
-        for q in range(reads):
-            present = is_inside(matrix, uint32(line + uint32(q * lines)), uint32(FOUR) * piece)
-            copy_four(shared, uint32(at + uint32(q * FOUR * threads)), matrix, place if present else uint64(0), present)
-            place += distance
 
     @cuda.jit(device=True, forceinline=True)
     def copy_step(shared, stage, a, b, row0, column0, k0):
         """Begin to copy the thread's pieces of the step that begins at position k0 of the inner dimension to a stage."""
         thread = uint32(cuda.threadIdx.x)  # adjacent threads copy adjacent pieces
         line, piece = locate_piece(thread, left_pieces, left_along, row0, k0, width)
-        at = place_left(thread // uint32(left_pieces), thread % uint32(left_pieces))
-        copy_operand(shared, uint32(stage + at), a, line, piece, left_lines)
+        copy_left(shared, stage, a, line, piece)
         line, piece = locate_piece(thread, right_pieces, right_along, column0, k0, width)
-        at = place_right(thread // uint32(right_pieces), thread % uint32(right_pieces))
-        copy_operand(shared, uint32(stage + uint32(OPERAND) + at), b, line, piece, right_lines)
+        copy_right(shared, uint32(stage + uint32(left_words)), b, line, piece)
 
     @cuda.jit(device=True, forceinline=True)
     def read_factors(a, row0, k0, factors, targets, factor, place):
@@ -124,7 +164,7 @@ def make_loop(pipeline: Pipeline, form: str) -> Any:
         words, thread = cuda.local.array(FOUR, word), uint32(cuda.threadIdx.x)
         first = stage + place_left(thread // uint32(left_pieces), thread % uint32(left_pieces))
         for q in range(reads):
-            at = uint32(first + uint32(q * FOUR * threads))
+            at = uint32(first + uint32(q * distance))
             words[0], words[1], words[2], words[3] = load_four(shared, at)
             compute_slopes(words, factor[q], place[q], hit, spread, own)
             store_four(shared, at, (words[0], words[1], words[2], words[3]))
@@ -145,6 +185,7 @@ def make_loop(pipeline: Pipeline, form: str) -> Any:
         wait_for_copies()
         if slopes:
             compute_step(shared, uint32(0), factor, place, hit, spread, own)
+        publish()
         cuda.syncthreads()
         stage, free, k0 = uint32(0), uint32((stages - 1) * stage_words), begin
         while k0 < stop:
@@ -161,6 +202,7 @@ def make_loop(pipeline: Pipeline, form: str) -> Any:
             wait_for_copies()
             if slopes and k0 < stop:
                 compute_step(shared, stage, factor, place, hit, spread, own)
+            publish()
             cuda.syncthreads()
 
     return add_products

@@ -90,12 +90,16 @@ class Arithmetic:
     ----------
     threads
         Number of threads in a block.
+    columns
+        Number of columns of the tile, a multiple of `COLUMNS`. The maxima and sums of a softmax are those of `COLUMNS` columns.
     width
         Number of numbers in a piece.
     word
         The type of a word of the operands, for Numba.
     shared_words
         Number of words of shared memory. All of it is free for other use when the products are added.
+    dynamic
+        Whether the launch provides the shared memory, which is more than 48 KiB. It is then aligned to 1,024 bytes.
     sums
         Shape of the float32 array of a thread's numbers of the tile.
     make_loop
@@ -117,6 +121,7 @@ class Arithmetic:
     """
 
     threads: int
+    columns: int
     width: int
     word: Any
     shared_words: int
@@ -127,6 +132,7 @@ class Arithmetic:
     store: Any
     store_with_bias: Any
     store_softmax: Any
+    dynamic: bool = False
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -215,7 +221,8 @@ def make_row_sums(arithmetic: Arithmetic) -> Any:
 
 def make_activation(arithmetic: Arithmetic) -> Any:
     """Return the device function that stores a tile of the outputs of a layer."""
-    store_with_bias, offset, numbers = arithmetic.store_with_bias, arithmetic.offset, ROWS * COLUMNS // arithmetic.threads
+    store_with_bias, offset = arithmetic.store_with_bias, arithmetic.offset
+    numbers = ROWS * arithmetic.columns // arithmetic.threads
 
     @cuda.jit(device=True, forceinline=True)
     def store_activated(sums, c, bias, code, gamma, rows, columns, row, column):
@@ -234,7 +241,8 @@ def make_activation(arithmetic: Arithmetic) -> Any:
 def make_product(arithmetic: Arithmetic, form: str) -> Any:
     """Return the device function that computes a product of one of the `FORMS`, which is all that a kernel of products calls."""
     left, _, end = FORMS[form]
-    width, word, sums_shape, shared_words = arithmetic.width, arithmetic.word, arithmetic.sums, arithmetic.shared_words
+    width, word, sums_shape, columns_of_tile = arithmetic.width, arithmetic.word, arithmetic.sums, arithmetic.columns
+    shared_words, alignment = (0, 1024) if arithmetic.dynamic else (arithmetic.shared_words, 16)
     add_products = arithmetic.make_loop(form)
     store_row_sums, store_activated = make_row_sums(arithmetic), make_activation(arithmetic)
     first, store, store_softmax = arithmetic.first, arithmetic.store, arithmetic.store_softmax
@@ -242,10 +250,11 @@ def make_product(arithmetic: Arithmetic, form: str) -> Any:
     @cuda.jit(device=True, forceinline=True)
     def product(a, b, c, inner, span, alpha, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
         """Compute c (M, N) = op(a) (M, K) op(b) (K, N), or what else the form says; the module's docstring has the parameters."""
-        shared = cuda.shared.array(shared_words, word, alignment=16)
+        shared = cuda.shared.array(shared_words, word, alignment=alignment)
         sums = cuda.local.array(sums_shape, float32)
         own = cuda.local.array(width, float32)  # the thread's part of the sums of the rows of op(a) that it reads
-        row0, column0 = uint32(uint32(cuda.blockIdx.y) * uint32(ROWS)), uint32(uint32(cuda.blockIdx.x) * uint32(COLUMNS))
+        row0 = uint32(uint32(cuda.blockIdx.y) * uint32(ROWS))
+        column0 = uint32(uint32(cuda.blockIdx.x) * uint32(columns_of_tile))
         for q in range(width):
             own[q] = float32(0)
         begin = uint32(uint32(cuda.blockIdx.z) * span)

@@ -305,6 +305,7 @@ def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row,
 
 SINGLE = Arithmetic(
     threads=BLOCK,
+    columns=COLUMNS,
     width=FOUR,
     word=float32,
     shared_words=4 * _OPERAND,

@@ -7,7 +7,7 @@ pieces of four numbers; where those of a matrix do not, the backend makes a copy
 
 from numba import cuda, float32, uint32, uint64
 
-from fflm.backend.cuda.fragments import Layout, corner, make_arithmetic
+from fflm.backend.cuda.fragments import FragmentLayout, corner, make_arithmetic
 from fflm.backend.cuda.intrinsics import multiply_add_tf32, store_two, to_tf32
 from fflm.backend.cuda.products import FOUR, OUTSIDE, ROWS, flat_index, is_inside
 from fflm.backend.cuda.single import slope
@@ -97,7 +97,7 @@ def store_exponentials(c, row, column, first, second):
 TF32 = make_arithmetic(
     width=FOUR,
     word=float32,
-    across=Layout(place_across, locate_left, locate_right, load_left, load_right),
+    across=FragmentLayout(place_across, _LINE, locate_left, locate_right, load_left, load_right),
     compute_slopes=compute_slopes,
     rounded=rounded,
     multiply_add=multiply_add_tf32,

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="pip install -e '.[dev-cuda]'")
 
-from fflm.backend.cuda import fragments, mixed, pipeline, tf32
+from fflm.backend.cuda import fragments, mixed, tf32
 from fflm.backend.cuda.products import ROWS
 
 
@@ -42,9 +42,9 @@ def test_accesses_to_shared_memory_have_no_bank_conflicts(precision, along):
     module, width = (mixed, mixed.WIDTH) if precision == "mixed" else (tf32, 4)
     own = fragments if along else module
     place = fragments.place_along if along else module.place_across
-    pieces = pipeline.PIECES if along else ROWS // width
-    written = [place(np.uint32(number // pieces), np.uint32(number % pieces)) for number in range(pipeline.OPERAND // 4)]
-    assert sorted(written) == list(range(0, pipeline.OPERAND, 4))
+    pieces = fragments.PIECES if along else ROWS // width
+    written = [place(np.uint32(number // pieces), np.uint32(number % pieces)) for number in range(fragments.OPERAND // 4)]
+    assert sorted(written) == list(range(0, fragments.OPERAND, 4))
     assert conflicts(written, 4) == 1
     loaders = (own.load_along,) * 2 if along else (mixed.load_across,) * 2 if own is mixed else (tf32.load_left, tf32.load_right)
     words = 4 if along or own is mixed else 1  # TF32 has no instruction that loads transposed fragments
@@ -55,7 +55,7 @@ def test_accesses_to_shared_memory_have_no_bank_conflicts(precision, along):
                 for i in range(4):
                     for indices in zip(*(load(Addresses(), place, half, i) for place in places), strict=True):
                         assert conflicts(indices, words) == 1
-                        assert max(indices) < pipeline.OPERAND
+                        assert max(indices) < fragments.OPERAND
 
 
 def test_conflicts_are_counted():

@@ -149,7 +149,7 @@ def test_bugs_in_mixed_kernels_are_detected(bug, tmp_path, monkeypatch):
             source = source.replace(text, replacement)
         changed = module_from_source(source, tmp_path / f"{name}, {bug}.py")
         monkeypatch.setitem(sys.modules, module.__name__, changed)
-    monkeypatch.setitem(cuda_backend.PRODUCTS["mixed"], form, changed.make_mixed_product(form))
+    monkeypatch.setitem(cuda_backend.PRODUCTS["mixed"], form, changed.make_mixed_product(changed.MIXED, bug, form))
 
     def check():
         test_products_of_float16_values_are_exact(100, 40, 7)
