@@ -1,15 +1,15 @@
 """Claim: networks that `fflm train` trains without further settings reach the perplexities in `DEMANDED`, alone and in mixtures.
 
 The script trains the presets "default", "quick" and "best" on Brown, split as in Bengio et al. (2003), and on WikiText-2 as
-published (a stream whose line ends are counted), and a default network, the student, that learns from "best", which is an ensemble.
-It compares them with Kneser-Ney of order 5, and measures their mixtures with it and with caches of the last words. It prints which
+published (a stream whose line ends are counted), and a default network, the student, that learns from "best", an ensemble. It
+compares them with Kneser-Ney of order 5, and measures their mixtures with it and with caches of the last words. It prints which
 share of the ensemble's gain over one network the student keeps. All choices are made on the validation text: the best epoch, the
 weights of mixtures, and theta of neural caches. A cache learns from the text that is scored, up to the previous word. The script
 verifies that the parts have as many tokens as published.
 
-It also draws the validation perplexity over the minutes of training of single networks. The default network and "quick" come first,
-on both corpora, and are recorded before the ensemble and the student, each of which is recorded when it has been measured. The
-folder WORK keeps all results that take time. An interrupted run continues when the same command is run again.
+It also draws the validation perplexity over the minutes of training of single networks. The default network and "quick" come
+first, on both corpora, and are recorded before the ensemble and the student, each of which is recorded when it has been measured.
+The folder WORK keeps all results that take time. An interrupted run continues when the same command is run again.
 """
 
 import argparse

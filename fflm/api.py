@@ -104,15 +104,15 @@ def train(
     Notes
     -----
     ``window``, ``averages``, ``direct``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are
-    None, but there are no direct connections to output weights that are not tied. ``adversarial`` is then 0.01, but 0 for the
-    loss ``nce`` and with a teacher. One value stands for a list of one, as in ``hidden=100``.
+    None, but there are no direct connections to output weights that are not tied. ``word_weights`` is then whether there are
+    averages, and ``adversarial`` is 0.01, but 0 for the loss ``nce``. One value stands for a list of one, as in ``hidden=100``.
     """
-    members = members or neural_train.PRESETS[preset].get("members", 1)
+    members, options["preset"] = members or neural_train.PRESETS[preset].get("members", 1), preset
     if members > 1:
-        ensemble = start_ensemble(inputs, path, members=members, preset=preset, **options)
+        ensemble = start_ensemble(inputs, path, members=members, **options)
         _finish(ensemble, verbose, callback)
         return Mixture.load(ensemble.path, ensemble.compute.device)
-    session = neural_train.start_session(inputs, path, preset=preset, **options)
+    session = neural_train.start_session(inputs, path, **options)
     _finish(session, verbose, callback)
     return NeuralModel.load(session.path, session.compute.device)
 

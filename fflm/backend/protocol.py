@@ -166,21 +166,34 @@ class Backend(Protocol):
     def clear(self, array: Array) -> None:
         """Set all elements of a contiguous array to 0."""
 
-    def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
+    def gather(
+        self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array, weights: Array | None = None
+    ) -> None:
         """Look up the embeddings of context words, add up those of each block, and concatenate the sums: x = (x_1, ..., x_K).
 
         A context is divided into blocks of consecutive words. x_k is the sum of the embeddings of a block, divided by the square
         root of their number, which keeps the variance. A block of one word gives its embedding (Bengio 2003, section 2); a
-        longer block gives a scaled average of words that are farther back (Sun & Iyyer 2021, section 3). The id -1 means that
-        there is no word; it counts as an embedding of zeros.
+        longer block gives a scaled average of words that are farther back (Sun & Iyyer 2021, section 3). With ``weights``, an
+        embedding in a block of several words is first multiplied by the weight of its word. The id -1 means that there is no
+        word; it counts as an embedding of zeros.
 
-        embeddings (V + 1, m), contexts (B, n), ``blocks`` the K sizes of the blocks, whose sum is n -> inputs (B, K m).
+        embeddings (V + 1, m), contexts (B, n), ``blocks`` the K sizes of the blocks, whose sum is n, weights (V + 1,) ->
+        inputs (B, K m).
         """
 
-    def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
+    def scatter_add(
+        self,
+        contexts: Array,
+        blocks: tuple[int, ...],
+        d_inputs: Array,
+        d_embeddings: Array,
+        weighted: tuple[Array, Array, Array] | None = None,
+    ) -> None:
         """Backpropagate through `gather`: add the gradient of each context word to that of its embedding.
 
-        The id -1 gets no gradient. The result does not depend on the order in which threads run.
+        With weights, ``weighted`` is the embeddings (V + 1, m), the weights (V + 1,), and the gradients of the weights, d_weights
+        (V + 1,), which are added to, too. The id -1 gets no gradient. The result does not depend on the order in which threads
+        run.
 
         contexts (B, n), ``blocks`` the K sizes of the blocks, d_inputs (B, K m) -> d_embeddings (V + 1, m), added to.
         """

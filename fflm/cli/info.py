@@ -24,9 +24,9 @@ from fflm.errors import FflmError
 
 UNUSED = {
     "window": {"numbers"},
-    "mean": {"window", "averages", "numbers"},
-    "max": {"window", "averages", "numbers"},
-    "numbers": {"window", "averages", "embedding", "tied"},
+    "mean": {"window", "averages", "word_weights", "numbers"},
+    "max": {"window", "averages", "word_weights", "numbers"},
+    "numbers": {"window", "averages", "word_weights", "embedding", "tied"},
 }
 """Settings that have no effect on a network, by the type of its input."""
 

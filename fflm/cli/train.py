@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 @click.option("--from", "initial", type=PATH, metavar="FOLDER", help=description(Initial))
 @annotated_option("extend_vocabulary", Extend, False)
 @click.option("--teacher", type=PATH, metavar="FOLDER", help=description(TeacherPath))
-@annotated_option("teacher_weight", TeacherWeight, 0.5)
+@annotated_option("teacher_weight", TeacherWeight, 0.8)
 @annotated_option("members", Members, 1)
 @preset_option(Preset)
 @network_options

@@ -70,7 +70,7 @@ def start_ensemble(
     initial: Initial = None,
     extend_vocabulary: Extend = False,
     teacher: TeacherPath = None,
-    teacher_weight: TeacherWeight = 0.5,
+    teacher_weight: TeacherWeight = 0.8,
     **fields: Any,
 ) -> "Ensemble":
     """Tokenize the text once for all members, unless that was done, and set up the folder.

@@ -41,7 +41,8 @@ class NetworkConfig(Settings):
     hidden layer h, and the weights of the direct connections are W. The embeddings have one row more than the vocabulary, for the
     padding ``<s>``.
 
-    ``averages`` are those of Sun and Iyyer 2021, section 3.
+    ``averages`` are those of Sun and Iyyer 2021, section 3. With ``word_weights``, they are weighted: the network learns which
+    words say much about what follows, where Arora et al. 2017 take a function of their frequency.
 
     ``bands`` make the softmax adaptive (Grave et al. 2017): words before the first cutoff are predicted directly; for all other
     words, first their band is predicted, and then the word within the band.
@@ -85,6 +86,7 @@ class NetworkConfig(Settings):
             description="Sizes of word blocks before the window, such as 10,30; the network sees the average embedding of each.",
         ),
     ] = ()
+    word_weights: Annotated[bool, Meta(description="Multiply embeddings in averages by a learned weight of each word.")] = False
     residual: Annotated[
         bool,
         Meta(
@@ -126,6 +128,8 @@ class NetworkConfig(Settings):
         name = "numbers" if self.input == "numbers" else "vocabulary"
         if getattr(self, name) < 1:
             raise FflmError(f"`{name}` must be an integer of at least 1, not {getattr(self, name)}")
+        if self.word_weights and not self.averages:
+            raise SettingsError("weights of words are for averages: leave out `word_weights`, or give `averages`")
         if self.bands and self.tied:
             raise SettingsError("an adaptive softmax has weights of its own: leave out `bands`, or give `tied=False`")
         if list(self.bands) != sorted(set(self.bands)):

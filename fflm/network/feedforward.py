@@ -270,7 +270,7 @@ class Network:
         """Compute the forward pass: in training mode with masks, in evaluation mode without masks."""
         backend, config = self.backend if masks else self.backend.full_precision, self.config
         input_layer.check(config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
-        inputs, sources = input_layer.read(backend, config, parameters.embeddings, contexts)
+        inputs, sources = input_layer.read(backend, config, parameters.embeddings, contexts, parameters.word_weights)
         if masks and (dropout := self._dropout(0, masks)):
             read = inputs  # if the input is numbers, the array is the caller's and must not be changed
             inputs = backend.empty(read.shape, parameters.dtype) if config.input == "numbers" else read
@@ -321,6 +321,8 @@ class Network:
         if beta == 0 and config.input != "numbers":
             # If the output layer is tied, its gradients overwrite the rows of all its words, so these need not be cleared.
             backend.clear(gradients.embeddings[len(gradients.output_bias) if config.tied else 0 :])
+            if gradients.word_weights is not None:
+                backend.clear(gradients.word_weights)
         layer = backend, parameters, forward.softmax_inputs, part.targets
         if config.output == "softmax":
             d_hidden = output.output_gradients(*layer, objective, scale, beta, part.losses, gradients, self.partition)
@@ -336,7 +338,10 @@ class Network:
         if config.input != "numbers":
             if dropout := self._dropout(0, masks):
                 backend.dropout(d_inputs, dropout, masks.row, d_inputs)
-            input_layer.read_backward(backend, config, part.contexts, forward.sources, d_inputs, gradients.embeddings)
+            weighted = None
+            if parameters.word_weights is not None:
+                weighted = parameters.embeddings, parameters.word_weights, gradients.word_weights
+            input_layer.read_backward(backend, config, part.contexts, forward.sources, d_inputs, gradients.embeddings, weighted)
 
     def _hidden_backward(
         self, parameters: Parameters, forward: _Pass, d_hidden: Array, gradients: Parameters, beta: float, masks: _Masks

@@ -45,7 +45,9 @@ def check_range(name: str, ids: Array, limit: int, lowest: int = 0) -> None:
         raise ValueError(f"{name} from {ids.min()} to {ids.max()}, but the network has {lowest} to {limit - 1}")
 
 
-def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array) -> tuple[Array, Array | None]:
+def read(
+    backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array, weights: Array | None = None
+) -> tuple[Array, Array | None]:
     """Return the input of the first layer.
 
     Parameters
@@ -57,6 +59,8 @@ def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array
     rows
         For ``window``, the context words, (B, n) int32, where a classifier may use -1 for places without a word. For ``mean`` and
         ``max``, the words of texts, (B, L) int32, padded with -1. For ``numbers``, the features, (B, I) floats.
+    weights
+        The weights of words in averages, (V + 1,); None if all are 1.
 
     Returns
     -------
@@ -70,7 +74,7 @@ def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array
     inputs = backend.empty((len(rows), config.inputs), embeddings.dtype)
     sources = None
     if config.input == "window":
-        backend.gather(embeddings, rows, config.blocks, inputs)
+        backend.gather(embeddings, rows, config.blocks, inputs, weights)
     elif config.input == "mean":
         backend.mean_pool(embeddings, rows, inputs)
     else:
@@ -80,11 +84,20 @@ def read(backend: Backend, config: NetworkConfig, embeddings: Array, rows: Array
 
 
 def read_backward(
-    backend: Backend, config: NetworkConfig, rows: Array, sources: Array | None, d_inputs: Array, d_embeddings: Array
+    backend: Backend,
+    config: NetworkConfig,
+    rows: Array,
+    sources: Array | None,
+    d_inputs: Array,
+    d_embeddings: Array,
+    weighted: tuple[Array, Array, Array] | None = None,
 ) -> None:
-    """Backpropagate through `read`: add the gradients of the embeddings, given d_inputs (B, I), to d_embeddings (V + 1, m)."""
+    """Backpropagate through `read`: add the gradients of the embeddings, given d_inputs (B, I), to d_embeddings (V + 1, m).
+
+    ``weighted`` is as for `Backend.scatter_add`.
+    """
     if config.input == "window":
-        backend.scatter_add(rows, config.blocks, d_inputs, d_embeddings)
+        backend.scatter_add(rows, config.blocks, d_inputs, d_embeddings, weighted)
     elif config.input == "mean":
         backend.mean_pool_backward(rows, d_inputs, d_embeddings)
     elif config.input == "max":

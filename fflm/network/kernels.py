@@ -20,42 +20,35 @@ def number_words(words, size, first):
 
     Raises an IndexError if an id is out of range.
     """
-    # Row 0 is for the words of `first`, and row 1 for the others: a bit for each word that has a number, and the number of the
-    # first of 64 words. They take less memory than an array with a number for each word of the vocabulary.
-    marks = np.zeros((2, size // 64 + 1), np.uint64)
-    below = np.empty((2, size // 64 + 1), np.int32)
-    for i in range(len(first)):
-        if not 0 <= first[i] < size:
-            raise IndexError("a word is not in the vocabulary")
-        word = np.uint64(first[i])
-        marks[0, word >> _SIX] |= _ONE << (word & _LOW)
+    # A bit for each word that has a number after those of `first`. The numbers of words are written to a table where there are
+    # words only, so that the system provides little memory for a large vocabulary.
+    marks = np.zeros(size // 64 + 1, np.uint64)
     for i in range(len(words)):
         if not -1 <= words[i] < size:
             raise IndexError("a word is not in the vocabulary")
         if words[i] >= 0:
             word = np.uint64(words[i])
-            marks[1, word >> _SIX] |= _ONE << (word & _LOW)
-    own, count = 0, len(first)
-    for k in range(marks.shape[1]):
-        marks[1, k] &= ~marks[0, k]
-        below[0, k], below[1, k] = own, count
-        own += ones(marks[0, k])
-        count += ones(marks[1, k])
-    distinct, numbers = np.empty(count, np.int32), np.empty(len(words), np.int32)
+            marks[word >> _SIX] |= _ONE << (word & _LOW)
+    for i in range(len(first)):
+        if not 0 <= first[i] < size:
+            raise IndexError("a word is not in the vocabulary")
+        word = np.uint64(first[i])
+        marks[word >> _SIX] &= ~(_ONE << (word & _LOW))
+    count = len(first)
+    for k in range(len(marks)):
+        count += ones(marks[k])
+    distinct, table, numbers = np.empty(count, np.int32), np.empty(size, np.int32), np.empty(len(words), np.int32)
     for i in range(len(first)):
         distinct[i] = first[i]
     place = len(first)
-    for k in range(marks.shape[1]):
-        mark = marks[1, k]
+    for k in range(len(marks)):
+        mark = marks[k]
         while mark:
             distinct[place] = 64 * k + trailing_zeros(mark)
             mark &= mark - _ONE
             place += 1
+    for i in range(count):
+        table[distinct[i]] = i
     for i in range(len(words)):
-        numbers[i] = -1
-        if words[i] >= 0:
-            word = np.uint64(words[i])
-            block, bit = word >> _SIX, _ONE << (word & _LOW)
-            row = 1 if marks[1, block] & bit else 0
-            numbers[i] = below[row, block] + ones(marks[row, block] & (bit - _ONE))
+        numbers[i] = table[words[i]] if words[i] >= 0 else -1
     return distinct, numbers

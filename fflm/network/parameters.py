@@ -59,6 +59,8 @@ class Parameters:
     ----------
     embeddings
         The embeddings [C], (V + 1, m); the last row is that of the padding ``<s>``. None if the input is numbers.
+    word_weights
+        The factors of the embeddings in averages, (V + 1,); None if all are 1.
     hidden_weights, hidden_biases
         The weights [H], (outputs, inputs), and the biases [d], (outputs,), of each hidden layer.
     projection
@@ -73,6 +75,7 @@ class Parameters:
     """
 
     embeddings: Array
+    word_weights: Array | None
     hidden_weights: tuple[Array, ...]
     hidden_biases: tuple[Array, ...]
     projection: Array | None
@@ -119,6 +122,8 @@ class Parameters:
         """Yield the name and the array of each parameter, in a fixed order."""
         if self.embeddings is not None:
             yield "embeddings", self.embeddings
+        if self.word_weights is not None:
+            yield "word_weights", self.word_weights
         for index, (weight, bias) in enumerate(zip(self.hidden_weights, self.hidden_biases, strict=True)):
             yield f"hidden.{index}.weight", weight
             yield f"hidden.{index}.bias", bias
@@ -140,6 +145,7 @@ class Parameters:
         bands = (Band(*map(function, (band.projection, band.weight, band.bias))) for band in self.bands)
         return type(self)(
             None if self.embeddings is None else function(self.embeddings),
+            None if self.word_weights is None else function(self.word_weights),
             tuple(map(function, self.hidden_weights)),
             tuple(map(function, self.hidden_biases)),
             None if self.projection is None else function(self.projection),
@@ -203,6 +209,7 @@ class Parameters:
         layers = range(len(config.hidden))
         return cls(
             arrays.get("embeddings"),
+            arrays["word_weights"] if config.word_weights else None,
             tuple(arrays[f"hidden.{index}.weight"] for index in layers),
             tuple(arrays[f"hidden.{index}.bias"] for index in layers),
             arrays["projection"] if config.projected else None,
@@ -251,6 +258,7 @@ class Parameters:
         return dataclasses.replace(
             self.mapped(np.copy),
             embeddings=self.embeddings[np.append(outputs, self.words)],
+            word_weights=None if self.word_weights is None else self.word_weights[np.append(outputs, self.words)],
             output_weight=None if self.output_weight is None else self.output_weight[outputs],
             output_bias=bias,
         )
@@ -280,7 +288,7 @@ class Parameters:
         from layer to layer (LeCun et al. 1998, "Efficient BackProp", section 4.6), or 2 / fan-in before a rectifier (He et al.
         2015). Embeddings have the standard deviation `EMBEDDING_SCALE`, and weights of the output layer have that times
         fan-in^(-1/2). Both are small because the vectors of rare words change little during training, and large random vectors
-        would add noise to all predictions. Biases are 0.
+        would add noise to all predictions. Biases are 0, and the weights of words in averages are 1.
 
         Parameters
         ----------
@@ -301,7 +309,7 @@ class Parameters:
         for name, shape in shapes(config).items():
             if len(shape) == 1:
                 rows = len(range(*words.indices(shape[0]))) if name == "output.bias" else shape[0]
-                arrays[name] = np.zeros(rows, dtype)
+                arrays[name] = np.full(rows, float(name == "word_weights"), dtype)
                 continue
             deviation = EMBEDDING_SCALE if name == "embeddings" else shape[1] ** -0.5
             if name == "output.weight" or (name.startswith("band") and name.endswith("weight")):
@@ -340,6 +348,8 @@ def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     result: dict[str, tuple[int, ...]] = {}
     if config.input != "numbers":
         result["embeddings"] = (config.vocabulary + 1, config.embedding)
+    if config.word_weights:
+        result["word_weights"] = (config.vocabulary + 1,)
     inputs = config.inputs
     for index, size in enumerate(config.hidden):
         result[f"hidden.{index}.weight"] = (size, inputs)

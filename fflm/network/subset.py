@@ -65,9 +65,11 @@ class Subset:
             self.inputs = np.zeros(1, np.int32)
         self.outputs = outputs
         self.rows = {"embeddings": self.inputs}
+        if config.word_weights:
+            self.rows["word_weights"] = self.inputs
         if outputs is not None:
             self.rows |= {"output.bias": outputs} if config.tied else {"output.weight": outputs, "output.bias": outputs}
-        sizes = {"embeddings": min(rows_for(len(self.inputs)), config.vocabulary + 1)}
+        sizes = dict.fromkeys(("embeddings", "word_weights"), min(rows_for(len(self.inputs)), config.vocabulary + 1))
         if outputs is not None:
             sizes["output.weight"] = sizes["output.bias"] = min(rows_for(len(outputs)), config.classes)
         self.places = {name: padded(rows, sizes[name], -1) for name, rows in self.rows.items()}
@@ -81,7 +83,9 @@ def frame(parameters: Parameters, memory: Parameters, places: Mapping[str, Array
     They are the first rows of the arrays of ``memory``, whose content is not changed. All other arrays are those of
     ``parameters``. ``places`` are `Subset.places`, here and below on the device.
     """
-    part = dataclasses.replace(parameters, embeddings=memory.embeddings[: len(places["embeddings"])])
+    words = len(places["embeddings"])
+    weights = None if memory.word_weights is None else memory.word_weights[:words]
+    part = dataclasses.replace(parameters, embeddings=memory.embeddings[:words], word_weights=weights)
     if "output.bias" not in places:
         return part
     size = len(places["output.bias"])

@@ -40,7 +40,7 @@ class LazyAdam:
     def __init__(self, parameters: Parameters, moments: tuple[Parameters, ...], settings: TrainingSettings) -> None:
         self._settings = settings
         self._wholes = parameters, *moments
-        names = {"embeddings"}
+        names = {"embeddings", "word_weights"}
         if settings.loss != "exact":  # with the exact loss, every step uses all rows of the output layer
             names |= {"output.weight", "output.bias"}
         self.done = {name: np.zeros((len(array), 2)) for name, array in parameters.items() if name in names}

@@ -13,8 +13,9 @@ ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
 
 _SIZE = "the size of the text"
 AUTOMATIC = dict.fromkeys(("window", "averages", "batch_size", "epochs", "loss"), _SIZE) | {
+    "word_weights": "whether there are averages",
     "direct": f"{_SIZE}, and only with tied output weights",
-    "adversarial": "the loss: 0.01, but 0 for nce and with a teacher",
+    "adversarial": "the loss: 0.01, but 0 for nce",
 }
 """What determines settings of a language model that are None, or not given."""
 
@@ -47,10 +48,10 @@ Members: TypeAlias = Annotated[
     ),
 ]
 _PRESETS = (
-    "Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, embedding 64, hidden 128, "
-    "no direct connections, dropout 0.1, embedding dropout 0.1, no adversarial noise, epochs 3, rate 0.004. bengio2003 is the "
-    "network of Bengio et al. 2003 with its training, word by word: window 4, embedding 60, 50 units of tanh, direct "
-    "connections, sgd."
+    "Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, no word weights, "
+    "embedding 64, hidden 128, no direct connections, dropout 0.1, embedding dropout 0.1, no adversarial noise, epochs 3, "
+    "rate 0.004. bengio2003 is the network of Bengio et al. 2003 with its training, word by word: window 4, embedding 60, "
+    "50 units of tanh, direct connections, sgd."
 )
 NetworkPreset: TypeAlias = Annotated[Literal["default", "quick", "bengio2003"], Meta(description=_PRESETS)]
 Preset: TypeAlias = Annotated[

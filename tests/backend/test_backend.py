@@ -100,6 +100,29 @@ def test_gather_and_scatter_add(rows: int, words: int, size: int, blocks: tuple[
     assert_close(d_embeddings, expected, PRODUCT[dtype])
 
 
+@same_kernels_in_fp32
+@pytest.mark.parametrize("blocks", [(1, 1), (3,), (19, 1, 9, 1)], ids=str)
+@pytest.mark.parametrize(("rows", "words", "size"), [(1, 1, 1), (33, 50, 7)])
+def test_weighted_averages(rows: int, words: int, size: int, blocks: tuple[int, ...], dtype: np.dtype, threads: int) -> None:
+    generator = np.random.default_rng(0)
+    contexts = generator.integers(-1, words + 1, (rows, sum(blocks)), np.int32)
+    contexts[0], contexts[-1, -1] = 0, words
+    embeddings, d_embeddings = normal(generator, 2, words + 1, size, dtype=dtype)
+    weights, d_weights = normal(generator, 2, words + 1, dtype=dtype)
+    inputs, d_inputs = (
+        np.full((rows, len(blocks) * size), np.nan, dtype),
+        normal(generator, rows, len(blocks) * size, dtype=dtype),
+    )
+    BACKEND.gather(embeddings, contexts, blocks, inputs, weights)
+    assert_close(inputs, reference.gather(embeddings.astype(np.float64), contexts, blocks, weights), PRODUCT[dtype])
+
+    expected = reference.scatter_add(contexts, blocks, *as_float64(d_inputs, d_embeddings), weights)
+    of_weights = reference.add_weight_gradients(contexts, blocks, *as_float64(d_inputs, embeddings, d_weights))
+    BACKEND.scatter_add(contexts, blocks, d_inputs, d_embeddings, (embeddings, weights, d_weights))
+    assert_close(d_embeddings, expected, PRODUCT[dtype])
+    assert_close(d_weights, of_weights, PRODUCT[dtype])
+
+
 def random_texts(generator: np.random.Generator, rows: int, longest: int, words: int) -> np.ndarray:
     """Return the words (rows, longest) of texts of random lengths, padded with -1; the first text has the greatest length."""
     result = generator.integers(0, words + 1, (rows, longest), np.int32)
@@ -738,6 +761,9 @@ def operations(backend: Backend, dtype: np.dtype) -> list[Any]:
     backend.normalize_backward(outputs, d_outputs.copy(), d_outputs)
     backend.affine_backward(inputs, weight, outputs, "tanh", d_outputs, 0.0, *gradients[1:3], d_inputs)
     backend.scatter_add(contexts, blocks, d_inputs, gradients[0])
+    backend.scatter_add(
+        contexts, blocks, d_inputs, gradients[0], (embeddings, embeddings[:, 0].copy(), np.zeros(words + 1, dtype))
+    )
     pooled, sources = np.empty((2, rows, size), dtype), np.empty((rows, size), np.int32)
     backend.mean_pool(embeddings, contexts, pooled[0])
     backend.mean_pool_backward(contexts, pooled[0], gradients[0])

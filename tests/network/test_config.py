@@ -26,6 +26,7 @@ from fflm.network.config import NetworkConfig
         ({"outputs": 0, "tied": False}, "`outputs` must be an integer from 1 to 10,000,000 or None, not 0"),
         ({"outputs": 2}, "tied is for language models only"),
         ({"outputs": 2, "tied": False, "averages": (3,)}, "averages is for language models only"),
+        ({"word_weights": True}, "leave out `word_weights`, or give `averages`"),
         ({"input": "mean"}, "give the number of outputs"),
         ({"output": "sigmoid"}, "give the number of outputs"),
     ],

@@ -42,13 +42,14 @@ def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
     exact = {key: array.astype(np.float64) for key, array in arrays.items()}
     # The embeddings of the reference are those of the words in the softmax, then all others, the padding among them.
     places = np.concatenate([words, np.setdiff1d(np.arange(case["vocabulary"] + 1), words)])
-    exact["embeddings"] = exact["embeddings"][places]
+    of_words = [key for key in ("embeddings", "word_weights") if key in exact]
+    exact |= {key: exact[key][places] for key in of_words}
     exact["output.bias"] = exact["output.bias"][words] + offsets
     if "output.weight" in exact:
         exact["output.weight"] = exact["output.weight"][words]
     number = np.argsort(places)
     expected = reference.network_gradients(exact, number[contexts], np.searchsorted(words, targets), smaller, SEED, STEP)
-    expected["embeddings"] = expected["embeddings"][number][subset.inputs]
+    expected |= {key: expected[key][number][subset.inputs] for key in of_words}
     for key, gradient in gradients.items():
         assert_close(gradient, expected[key], NETWORK[dtype])
 
@@ -56,7 +57,10 @@ def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
         array += 1
     before = {key: array.copy() for key, array in whole.items()}
     put(network.backend, part, whole, subset.places)
-    for key, rows in (("embeddings", subset.inputs), ("output.bias", words), ("output.weight", words)):
+    rows_of = dict.fromkeys(("embeddings", "word_weights"), subset.inputs) | dict.fromkeys(
+        ("output.bias", "output.weight"), words
+    )
+    for key, rows in rows_of.items():
         if key in before:
             others = np.setdiff1d(np.arange(len(before[key])), rows)
             now = dict(whole.items())[key]
@@ -64,7 +68,7 @@ def test_subset_gradients_equal_those_of_smaller_network(name, dtype, threads):
             assert np.array_equal(now[others], before[key][others])
 
 
-@pytest.mark.parametrize("name", ["tied, direct", "averages", "noise", "noise, tied"])
+@pytest.mark.parametrize("name", ["tied, direct", "averages", "weighted averages", "noise", "noise, tied"])
 def test_subset_with_more_rows_has_same_gradients(name):
     case = reference.CASES[name]
     arrays, contexts, targets = reference.batch(case)

@@ -108,7 +108,8 @@ class NumpyBackend:
                         before = np.array(argument, order="C")
                         sent[key] = argument, before, self.backend.upload(before)
                     return sent[key][2]
-                return [send(each) for each in argument] if isinstance(argument, list | Parameters) else argument
+                arrays = isinstance(argument, tuple) and all(isinstance(each, np.ndarray) for each in argument)
+                return [send(each) for each in argument] if arrays or isinstance(argument, list | Parameters) else argument
 
             result = operation(*map(send, arguments), **{key: send(argument) for key, argument in named.items()})
             for argument, before, there in sent.values():

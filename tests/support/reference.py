@@ -22,6 +22,7 @@ PLAIN = {
     "negative_slope": None,
     "residual": False,
     "direct": False,
+    "word_weights": False,
     "tied": False,
     "bands": (),
     "dropout": 0.0,
@@ -68,6 +69,7 @@ CASES = {
     "adversarial": {"adversarial": 0.1, "smoothing": 0.1, "penalty": 0.2, "dropout": 0.3},
     "adversarial, tied": {"adversarial": 0.1, "tied": True},
     "averages": {"averages": (1, 4)},
+    "weighted averages": {"averages": (3, 1, 2), "word_weights": True, "tied": True, "direct": True},
     "averages, tied": {"averages": (3,), "tied": True, "window": 1, "embedding_dropout": 0.2},
     "bands": {"bands": (4, 7), "hidden": (20,)},
     "one band, direct, penalty": {"bands": (6,), "direct": True, "penalty": 0.2},
@@ -95,6 +97,7 @@ CASES = {
     },
     "everything": {
         "averages": (2, 3),
+        "word_weights": True,
         "hidden": (6, 6),
         "activation": "softplus",
         "residual": True,
@@ -114,24 +117,44 @@ CASES = {name: {**PLAIN, **changes} for name, changes in CASES.items()}
 # The operations.
 
 
-def gather(embeddings, contexts, blocks):
+def place_weights(contexts, blocks, weights):
+    """Return the weight of each word of contexts (B, n): 1 in blocks of one word, elsewhere that of the word, given (V + 1,)."""
+    return np.where(np.repeat(blocks, blocks) > 1, weights[contexts], 1)
+
+
+def gather(embeddings, contexts, blocks, weights=None):
     """Return the sums of the embeddings of each of K blocks of contexts (B, n), over the root of the block's size: (B, K m).
 
-    The embedding of -1, which is no word, is 0.
+    The embedding of -1, which is no word, is 0. Weights (V + 1,) are those of words in blocks of several words.
     """
     found = np.where(contexts[:, :, None] >= 0, embeddings[contexts], 0)
+    if weights is not None:
+        found = found * place_weights(contexts, blocks, weights)[:, :, None]
     parts = np.split(found, np.cumsum(blocks)[:-1], axis=1)
     return np.hstack([part.sum(1) / np.sqrt(part.shape[1]) for part in parts])
 
 
-def scatter_add(contexts, blocks, d_inputs, d_embeddings):
-    """Return d_embeddings (V + 1, m) plus the gradient of every context word from d_inputs (B, K m)."""
+def scatter_add(contexts, blocks, d_inputs, d_embeddings, weights=None):
+    """Return d_embeddings (V + 1, m) plus the gradient of every context word from d_inputs (B, K m), with weights (V + 1,)."""
     result = d_embeddings.copy()
     for row, words in enumerate(contexts):
         shares = np.repeat(d_inputs[row].reshape(len(blocks), -1), blocks, axis=0)
+        if weights is not None:
+            shares = shares * place_weights(contexts[row : row + 1], blocks, weights)[0][:, None]
         for word, share, size in zip(words, shares, np.repeat(blocks, blocks), strict=True):
             if word >= 0:
                 result[word] += share / np.sqrt(size)
+    return result
+
+
+def add_weight_gradients(contexts, blocks, d_inputs, embeddings, d_weights):
+    """Return d_weights (V + 1,) plus the gradients of the weights of `gather` from d_inputs (B, K m)."""
+    result = d_weights.copy()
+    for row, words in enumerate(contexts):
+        shares = np.repeat(d_inputs[row].reshape(len(blocks), -1), blocks, axis=0)
+        for word, share, size in zip(words, shares, np.repeat(blocks, blocks), strict=True):
+            if word >= 0 and size > 1:
+                result[word] += share @ embeddings[word] / np.sqrt(size)
     return result
 
 
@@ -376,6 +399,8 @@ def shapes(case):
     inputs = {"window": len(blocks(case)) * embedding, "mean": embedding, "max": embedding, "numbers": case["numbers"]}
     widths = [inputs[case["input"]], *case["hidden"]]
     result = {"embeddings": (vocabulary + 1, embedding)} if case["input"] != "numbers" else {}
+    if case["word_weights"]:
+        result["word_weights"] = (vocabulary + 1,)
     for layer, size in enumerate(case["hidden"]):
         result[f"hidden.{layer}.weight"] = (size, widths[layer])
         result[f"hidden.{layer}.bias"] = (size,)
@@ -446,7 +471,7 @@ def read_inputs(parameters, contexts, case):
     if case["input"] == "numbers":
         return contexts
     if case["input"] == "window":
-        return gather(parameters["embeddings"], contexts, blocks(case))
+        return gather(parameters["embeddings"], contexts, blocks(case), parameters.get("word_weights"))
     return (
         mean_pool(parameters["embeddings"], contexts)
         if case["input"] == "mean"
@@ -457,7 +482,7 @@ def read_inputs(parameters, contexts, case):
 def read_inputs_backward(parameters, contexts, case, d_inputs, d_embeddings):
     """Return d_embeddings (V + 1, m) plus the gradient from d_inputs (B, I)."""
     if case["input"] == "window":
-        return scatter_add(contexts, blocks(case), d_inputs, d_embeddings)
+        return scatter_add(contexts, blocks(case), d_inputs, d_embeddings, parameters.get("word_weights"))
     if case["input"] == "mean":
         return mean_pool_backward(contexts, d_inputs, d_embeddings)
     return max_pool_backward(max_pool(parameters["embeddings"], contexts)[1], d_inputs, d_embeddings)
@@ -616,6 +641,9 @@ def network_gradients(parameters, contexts, targets, case, seed=0, step=0):
     if d_inputs.size:
         d_values = d_values + d_inputs
     d_values = dropout(d_values, case["embedding_dropout"], seed, step, 0)
+    if "word_weights" in gradients:
+        arrays = parameters["embeddings"], gradients["word_weights"]
+        gradients["word_weights"] = add_weight_gradients(contexts, blocks(case), d_values, *arrays)
     if "embeddings" in gradients:
         gradients["embeddings"] = read_inputs_backward(parameters, contexts, case, d_values, gradients["embeddings"])
     return gradients

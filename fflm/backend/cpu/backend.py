@@ -10,6 +10,7 @@ from fflm.backend.common import Scratch, activation_code, dropout_threshold, fla
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
+from fflm.instructions import CACHE_LINE
 from fflm.parallel.communicator import Communicator
 
 PRODUCTS = 1 / 32
@@ -17,6 +18,10 @@ PRODUCTS = 1 / 32
 
 RANDOM = 4
 """Cost of a random number, relative to that of a number that another kernel processes."""
+
+
+LINE = CACHE_LINE // 4
+"""Number of single-precision numbers in a line of the cache, where rows of tiles begin."""
 
 
 class CpuBackend:
@@ -80,13 +85,25 @@ class CpuBackend:
     def clear(self, array: Array) -> None:
         array[...] = 0
 
-    def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
+    def gather(
+        self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array, weights: Array | None = None
+    ) -> None:
         threads = self._shares(contexts.size * embeddings.shape[1])
-        kernels.gather(embeddings, contexts, _borders(blocks), inputs, threads)
+        weights = np.empty(0, embeddings.dtype) if weights is None else weights
+        kernels.gather(embeddings, contexts, _borders(blocks), weights, inputs, threads)
 
-    def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
+    def scatter_add(
+        self,
+        contexts: Array,
+        blocks: tuple[int, ...],
+        d_inputs: Array,
+        d_embeddings: Array,
+        weighted: tuple[Array, Array, Array] | None = None,
+    ) -> None:
         threads = self._shares(contexts.size * d_embeddings.shape[1])
-        kernels.scatter_add(contexts, _borders(blocks), d_inputs, d_embeddings, threads)
+        none = np.empty(0, d_inputs.dtype)
+        embeddings, weights, d_weights = (d_embeddings, none, none) if weighted is None else weighted
+        kernels.scatter_add(contexts, _borders(blocks), d_inputs, embeddings, weights, d_embeddings, d_weights, threads)
 
     def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
         threads = self._shares(words.size * embeddings.shape[1])
@@ -159,11 +176,11 @@ class CpuBackend:
         losses: Array,
         part: SoftmaxPart | None = None,
     ) -> None:
-        contexts, count = len(hidden), -(-len(weight) // kernels.TILE)
+        contexts, threads = len(hidden), self._shares(len(weight) * hidden.size * PRODUCTS)
+        most, count = _tiles(len(weight), threads)
         statistics = self._statistics(count, contexts, hidden.dtype, part)
         normalizers = self._borrow("normalizers", (contexts,), hidden.dtype)
-        threads = self._shares(len(weight) * hidden.size * PRODUCTS)
-        tiles = self._borrow("tiles", (threads, contexts, kernels.TILE), hidden.dtype)
+        tiles = self._borrow("tiles", (threads, contexts, most), hidden.dtype)
         kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics[:, :count], threads)
         _add_other_parts(statistics, count, part)
         kernels.combine_losses(hidden, weight, bias, rows, targets, *statistics, normalizers, losses)
@@ -186,10 +203,10 @@ class CpuBackend:
         *,
         adversarial: float = 0.0,
     ) -> None:
-        rows, count, number = len(hidden), -(-len(weight) // kernels.TILE), hidden.dtype.type
+        rows, number, threads = len(hidden), hidden.dtype.type, self._shares(3 * len(weight) * hidden.size * PRODUCTS)
+        most, count = _tiles(len(weight), threads)
         statistics = self._statistics(count, rows, hidden.dtype, part)
-        tiles = self._borrow("tiles", (count, rows, kernels.TILE), hidden.dtype)
-        threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
+        tiles = self._borrow("tiles", (count, rows, most), hidden.dtype)
         partial = self._borrow("partial", (threads, *hidden.shape), hidden.dtype)
         kernels.softmax_tiles(hidden, weight, bias, tiles, *statistics[:, :count], threads)
         if adversarial:
@@ -203,7 +220,7 @@ class CpuBackend:
         )
         kernels.add_shares(partial, d_hidden, threads)
         if adversarial:
-            kernels.finish_noise(hidden, targets, number(hit + spread), statistics[1], noise, losses, d_hidden, few)
+            kernels.finish_noise(hidden, targets, number(hit + spread), most, statistics[1], noise, losses, d_hidden, few)
 
     def _statistics(self, count: int, rows: int, dtype: Any, part: SoftmaxPart | None) -> Array:
         """Return memory (2, N, B) for the results of `kernels.softmax_tiles`: N is one for each tile, and for each other part."""
@@ -224,7 +241,7 @@ class CpuBackend:
         d_bias: Array,
     ) -> None:
         threads = self._shares(3 * len(weight) * hidden.size * PRODUCTS)
-        tiles = self._borrow("tiles", (threads, len(hidden), kernels.TILE), hidden.dtype)
+        tiles = self._borrow("tiles", (threads, len(hidden), _tiles(len(weight), threads)[0]), hidden.dtype)
         products = self._borrow("products", (2, threads, *hidden.shape), hidden.dtype)
         summed, number = np.zeros((threads, len(hidden))), hidden.dtype.type(scale)
         kernels.nce_gradients(
@@ -421,3 +438,16 @@ def _add_other_parts(statistics: Array, count: int, part: SoftmaxPart | None) ->
 def _borders(blocks: tuple[int, ...]) -> Array:
     """Return the borders (K + 1,) of K blocks: block k of a context is ``context[borders[k] : borders[k + 1]]``."""
     return np.cumsum((0, *blocks))
+
+
+def _tiles(words: int, threads: int) -> tuple[int, int]:
+    """Return how many words a tile of the output layer has, the last perhaps fewer, and how many tiles there are.
+
+    Threads get about equally many words: tiles are as large as possible, and there is a multiple of ``threads`` of them. Their
+    size is also a multiple of `LINE`.
+    """
+    if threads == 1:
+        return kernels.TILE, -(-words // kernels.TILE)
+    count = threads * -(-words // (threads * kernels.TILE))
+    most = LINE * -(-words // (LINE * count))
+    return most, -(-words // most)

@@ -35,7 +35,7 @@ from fflm.compiling import compiled, inner
 from fflm.instructions import CACHE_LINE, prefetch
 
 TILE = 512
-"""Number of words in a tile of the output layer. A tile of logits of a usual batch stays in the cache of a core."""
+"""Largest number of words in a tile of the output layer. A tile of logits of a usual batch stays in the cache of a core."""
 
 FEW_ROWS = 32
 """Largest number of rows for which `multiply_few` is faster than BLAS, which first copies the weights into another order."""
@@ -124,9 +124,29 @@ def add_rows(table, rows, total):
             total[j] += row[j]
 
 
+@inner()
+def add_weighted_rows(table, rows, weights, total):
+    """Add rows of a contiguous table (N, m), times the weights (N,) of the rows, to total (m,), as `add_rows` does."""
+    fours = len(rows) // 4 * 4
+    for p in range(0, fours, 4):
+        for later in range(p + 4, min(p + 12, len(rows))):
+            fetch_row(table, rows[later])
+        a, b, c, d = table[rows[p]], table[rows[p + 1]], table[rows[p + 2]], table[rows[p + 3]]
+        u, v, w, x = weights[rows[p]], weights[rows[p + 1]], weights[rows[p + 2]], weights[rows[p + 3]]
+        for j in range(len(total)):
+            total[j] = total[j] + u * a[j] + v * b[j] + w * c[j] + x * d[j]
+    for p in range(fours, len(rows)):
+        row, weight = table[rows[p]], weights[rows[p]]
+        for j in range(len(total)):
+            total[j] += weight * row[j]
+
+
 @kernel()
-def gather(embeddings, contexts, borders, inputs, threads, t):
-    """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks (K + 1,) int64 -> inputs (B, K m)."""
+def gather(embeddings, contexts, borders, weights, inputs, threads, t):
+    """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks (K + 1,) int64 -> inputs (B, K m).
+
+    ``weights`` (V + 1,) are those of words in blocks of several words; (0,) if all are 1.
+    """
     size = embeddings.shape[1]
     low, high = share(contexts.shape[0], threads, t)
     words = np.empty(contexts.shape[1], np.int32)
@@ -144,53 +164,65 @@ def gather(embeddings, contexts, borders, inputs, threads, t):
                     words[count] = contexts[i, place]
                     count += 1
             clear(block)
-            add_rows(embeddings, words[:count], block)
+            if len(weights):
+                add_weighted_rows(embeddings, words[:count], weights, block)
+            else:
+                add_rows(embeddings, words[:count], block)
             factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
             for j in range(size):
                 block[j] *= factor
 
 
 @kernel()
-def scatter_add(contexts, borders, d_inputs, d_embeddings, threads, t):
+def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, d_weights, threads, t):
     """Add d_inputs (B, K m) to the rows of d_embeddings (V + 1, m) that belong to the words of contexts (B, n).
 
-    borders (K + 1,) int64 are the borders of the blocks.
+    borders (K + 1,) int64 are the borders of the blocks. If there are weights of words in blocks of several words, (V + 1,),
+    their gradients are added to d_weights (V + 1,), given embeddings (V + 1, m). Otherwise both are (0,).
     """
     # The places of the words are sorted by word, in the order of the batch (counting sort), so that a row of d_embeddings, which
-    # is not in the cache, is read and written once. Threads have different words, which occur about equally often.
+    # is not in the cache, is read and written once. Each share sorts all of them, because branches that leave out the words of
+    # other shares cannot be predicted, and take longer. Shares add to different words, which occur about equally often. If there
+    # are weights, the places of a word in blocks of several words come before the others.
     words, blocks, size = len(d_embeddings), len(borders) - 1, d_embeddings.shape[1]
-    starts = np.zeros(words + 1, np.int64)
+    kinds = 2 if len(weights) else 1
+    ends = np.zeros(words * kinds + 1, np.int32)
     for i in range(contexts.shape[0]):
-        for place in range(contexts.shape[1]):
-            if contexts[i, place] >= 0:
-                starts[contexts[i, place] + 1] += 1
-    for word in range(words):
-        starts[word + 1] += starts[word]
-    low, high = share(starts[words], threads, t)
-    first = 0
-    while starts[first] < low:
-        first += 1
-    last = first
-    while starts[last] < high:
-        last += 1
-    begin = starts[first]
-    ends = np.empty(last - first, np.int64)
-    for word in range(first, last):
-        ends[word - first] = starts[word] - begin
-    rows, scaled = np.empty(starts[last] - begin, np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
+        for k in range(blocks):
+            single = kinds - 1 if borders[k + 1] - borders[k] == 1 else 0
+            for place in range(borders[k], borders[k + 1]):
+                if contexts[i, place] >= 0:
+                    ends[contexts[i, place] * kinds + single + 1] += 1
+    for place in range(words * kinds):
+        ends[place + 1] += ends[place]
+    low, high = share(ends[words * kinds], threads, t)
+    rows, scaled = np.empty(ends[words * kinds], np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
     for i in range(contexts.shape[0]):
         for k in range(blocks):
             row, block = i * blocks + k, d_inputs[i, k * size : (k + 1) * size]
+            single = kinds - 1 if borders[k + 1] - borders[k] == 1 else 0
             factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
             for j in range(size):
                 scaled[row, j] = factor * block[j]
             for place in range(borders[k], borders[k + 1]):
                 word = contexts[i, place]
-                if first <= word < last:
-                    rows[ends[word - first]] = row
-                    ends[word - first] += 1
-    for word in range(first, last):
-        add_rows(scaled, rows[starts[word] - begin : starts[word + 1] - begin], d_embeddings[word])
+                if word >= 0:
+                    rows[ends[word * kinds + single]] = row
+                    ends[word * kinds + single] += 1
+    start, total = 0, np.empty(size, d_inputs.dtype)  # of the places of a word, which now end at ends[(word + 1) * kinds - 1]
+    for word in range(words):
+        end = ends[(word + 1) * kinds - 1]
+        if low <= start < high and start < end:
+            single = start
+            if kinds == 2:
+                single = ends[word * kinds]
+                clear(total)
+                add_rows(scaled, rows[start:single], total)
+                d_weights[word] += inner_product(total, embeddings[word])
+                for j in range(size):
+                    d_embeddings[word, j] += weights[word] * total[j]
+            add_rows(scaled, rows[single:end], d_embeddings[word])
+        start = end
 
 
 @inner()
@@ -451,16 +483,16 @@ def sum_row(row, width):
 
 @kernel(blas=True)
 def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads, t):
-    """Compute the logits of an output layer and their exponentials, one tile of `TILE` words after another.
+    """Compute the logits of an output layer and their exponentials, one tile of W words after another.
 
     hidden (B, H), weight (V, H), bias (V,) -> highest (tiles, B), the maximum of the logits of each row of a tile; totals
-    (tiles, B), the sums of exp(logit - highest); tiles (tiles, B, TILE), these exponentials. If ``tiles`` is only
-    (threads, B, TILE), it is scratch memory, which each thread overwrites with its next tile.
+    (tiles, B), the sums of exp(logit - highest); tiles (tiles, B, W), these exponentials. If ``tiles`` is only
+    (threads, B, W), it is scratch memory, which each thread overwrites with its next tile.
     """
-    count, words = highest.shape[0], weight.shape[0]
+    count, words, most = highest.shape[0], weight.shape[0], tiles.shape[2]
     first, last = share(count, threads, t)
     for k in range(first, last):
-        low, high = k * TILE, min((k + 1) * TILE, words)
+        low, high = k * most, min((k + 1) * most, words)
         width = high - low
         tile = tiles[k] if len(tiles) == count else tiles[t]
         multiply(hidden, weight[low:high], tile[:, :width])
@@ -474,10 +506,11 @@ def softmax_tiles(hidden, weight, bias, tiles, highest, totals, threads, t):
 def lower_targets(hidden, weight, targets, adversarial, tiles, totals, noise, threads, t):
     """Lower the scores of targets by the adversarial noise of `Backend.output_gradients`, after `softmax_tiles`.
 
-    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, TILE), totals (at least tiles, B), changed -> noise (3, B): by
+    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, W), totals (at least tiles, B), changed -> noise (3, B): by
     how much each score is lowered, this over |hidden|^2, and the exponential of the lowered score; 0 for targets of -1.
     """
     low, high = share(len(targets), threads, t)
+    most = tiles.shape[2]
     for i in range(low, high):
         word, dtype = targets[i], hidden.dtype.type
         noise[:, i] = 0
@@ -485,26 +518,26 @@ def lower_targets(hidden, weight, targets, adversarial, tiles, totals, noise, th
             continue
         length, square = inner_product(weight[word], weight[word]), inner_product(hidden[i], hidden[i])
         margin = adversarial * np.sqrt(length) * np.sqrt(square)
-        k, j = word // TILE, word % TILE
+        k, j = word // most, word % most
         tiles[k, i, j] *= exp(-margin)
-        totals[k, i] = sum_row(tiles[k, i], min(TILE, len(weight) - k * TILE))
+        totals[k, i] = sum_row(tiles[k, i], min(most, len(weight) - k * most))
         noise[0, i], noise[2, i] = margin, tiles[k, i, j]
         noise[1, i] = margin / square if square > 0 else dtype(0)
 
 
 @kernel()
-def finish_noise(hidden, targets, subtracted, factors, noise, losses, d_hidden, threads, t):
+def finish_noise(hidden, targets, subtracted, most, factors, noise, losses, d_hidden, threads, t):
     """Add to d_hidden (B, H) the gradient of the noise of `lower_targets`, and take the noise out of losses (B,).
 
     hidden (B, H), targets (B,), factors (at least tiles, B) of `finish_softmax`, noise (3, B). The gradient of the score of a
-    target is the difference of exponential times factor and ``subtracted``.
+    target is the difference of exponential times factor and ``subtracted``. ``most`` is the number of words in a tile.
     """
     low, high = share(len(targets), threads, t)
     for i in range(low, high):
         word = targets[i]
         if word < 0:
             continue
-        pull = (factors[word // TILE, i] * noise[2, i] - subtracted) * noise[1, i]
+        pull = (factors[word // most, i] * noise[2, i] - subtracted) * noise[1, i]
         for j in range(hidden.shape[1]):
             d_hidden[i, j] -= pull * hidden[i, j]
         # The loss is log Z' - s with the score s, where Z' lacks e^s (1 - e^-margin).
@@ -539,7 +572,7 @@ def combine_losses(hidden, weight, bias, rows, targets, highest, totals, normali
 
 @inner()
 def exp_to_slopes(row, factor, spread, d_bias):
-    """Replace the exponentials e of W words, in a row (TILE,), by factor e - spread, and add these slopes to d_bias (W,)."""
+    """Replace the exponentials e of W words, in a row (W,), by factor e - spread, and add these slopes to d_bias (W,)."""
     for j in range(len(d_bias)):
         row[j] = factor * row[j] - spread
         d_bias[j] += row[j]
@@ -586,16 +619,17 @@ def output_gradients(hidden, weight, targets, hit, spread, beta, tiles, factors,
     weights U and the hidden outputs f, dU = dz^T f and df = dz U. The term with p is the exponentials of `softmax_tiles` times a
     factor for each row of a tile; that with q is ``spread`` at all words, and in addition ``hit`` at the target.
 
-    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, TILE) of `softmax_tiles`, overwritten by dz, factors (N, B) of
+    hidden (B, H), weight (V, H), targets (B,), tiles (tiles, B, W) of `softmax_tiles`, overwritten by dz, factors (N, B) of
     `finish_softmax` -> d_weight (V, H) and d_bias (V,), added to ``beta`` times their content; partial (threads, B, H),
     overwritten.
     """
     first, last = share(len(tiles), threads, t)
+    most = tiles.shape[2]
     if first == last:
         for i in range(len(hidden)):
             clear(partial[t, i])
     for k in range(first, last):
-        low, high = k * TILE, min((k + 1) * TILE, len(weight))
+        low, high = k * most, min((k + 1) * most, len(weight))
         tile, d_bias_part = tiles[k], d_bias[low:high]
         if beta == 0:
             clear(d_bias_part)
@@ -635,7 +669,7 @@ def replace_targets(log_probabilities, targets, factor, beta, d_scores, threads,
 def noise_row(row, bias, noise, losses, width):
     """Replace the products hidden weight^T of a row by noise sigmoid(s), and fill ``losses`` with noise log(1 + e^s).
 
-    row (TILE,), bias (W,), noise (W,), losses (W,), of which the first ``width`` numbers are used; s is product + bias.
+    row (W,), bias (W,), noise (W,), losses (W,), of which the first ``width`` numbers are used; s is product + bias.
     """
     one = row.dtype.type(1)
     for j in range(width):
@@ -647,7 +681,7 @@ def noise_row(row, bias, noise, losses, width):
 
 @inner()
 def noise_tile(tile, bias, targets, noise, low, scale, losses, d_bias):
-    """Replace the products hidden weight^T of a tile (B, TILE) by the gradients of the scores in noise-contrastive estimation.
+    """Replace the products hidden weight^T of a tile (B, W) by the gradients of the scores in noise-contrastive estimation.
 
     bias (W,), noise (W,), of the W words of the tile, whose first word is ``low``; targets (B,) -> losses (B,) float64 and
     d_bias (W,), both added to.
@@ -691,16 +725,17 @@ def nce_gradients(
 
     hidden (B, H), weight (V, H), bias (V,), targets (B,), noise (V,) -> d_weight (V, H) and d_bias (V,), added to ``beta`` times
     their content; partial (threads, B, H), overwritten, parts of the gradients of hidden; summed (threads, B) float64, zeros, to
-    which parts of the losses are added. tiles (threads, B, TILE) and products (threads, B, H) are scratch memory.
+    which parts of the losses are added. tiles (threads, B, W) and products (threads, B, H) are scratch memory.
     """
     rows, size = hidden.shape
     words = weight.shape[0]
     tile, product = tiles[t], products[t]
     for i in range(rows):
         clear(partial[t, i])
-    first, last = share((words + TILE - 1) // TILE, threads, t)
+    most = tiles.shape[2]
+    first, last = share((words + most - 1) // most, threads, t)
     for k in range(first, last):
-        low, high = k * TILE, min((k + 1) * TILE, words)
+        low, high = k * most, min((k + 1) * most, words)
         width = high - low
         gemm(hidden, weight[low:high], tile[:, :width], False, True, 0.0)
         if beta == 0:

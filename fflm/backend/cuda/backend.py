@@ -314,12 +314,29 @@ class CudaBackend:
     def clear(self, array: Array) -> None:
         array.clear()
 
-    def gather(self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array) -> None:
-        self._each(kernels.gather, inputs.size, embeddings, contexts, self._borders(blocks), inputs)
+    def gather(
+        self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array, weights: Array | None = None
+    ) -> None:
+        weights = self._no_unit[:0] if weights is None else weights
+        self._each(kernels.gather, inputs.size, embeddings, contexts, self._borders(blocks), weights, inputs)
 
-    def scatter_add(self, contexts: Array, blocks: tuple[int, ...], d_inputs: Array, d_embeddings: Array) -> None:
+    def scatter_add(
+        self,
+        contexts: Array,
+        blocks: tuple[int, ...],
+        d_inputs: Array,
+        d_embeddings: Array,
+        weighted: tuple[Array, Array, Array] | None = None,
+    ) -> None:
         with self._sums(d_inputs, d_embeddings) as (scales, sums):
-            self._each(kernels.scatter_add, d_inputs.size, contexts, self._borders(blocks), d_inputs, scales, sums)
+            averaged = sums[:0]
+            if weighted is not None:
+                averaged = self._borrow("averaged", (d_embeddings.size,), np.int64, self._zeros).reshape(d_embeddings.shape)
+            self._each(kernels.scatter_add, d_inputs.size, contexts, self._borders(blocks), d_inputs, scales, sums, averaged)
+            if weighted is not None:
+                embeddings, weights, d_weights = weighted
+                arrays = averaged, scales, embeddings, weights, d_embeddings, d_weights
+                self._launch(kernels.add_averaged, len(embeddings), *arrays)
 
     @contextmanager
     def _sums(self, values: Array, total: Array) -> Iterator[tuple[Array, Array]]:
@@ -334,7 +351,8 @@ class CudaBackend:
             yield scales, sums.reshape(total.shape)
             self._each(kernels.add_fixed_point, total.size, sums, scales, *flat(total))
         except BaseException:
-            self._scratch.drop("sums")  # they may not be zeros again
+            for name in ("sums", "averaged"):
+                self._scratch.drop(name)  # they may not be zeros again
             raise
 
     def _zeros(self, size: int) -> Array:

@@ -172,10 +172,10 @@ def column_sums(values, span, beta, sums):
 
 
 @kernel()
-def gather(embeddings, contexts, borders, inputs):
+def gather(embeddings, contexts, borders, weights, inputs):
     """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks of words (K + 1,) -> inputs (B, K m).
 
-    Grid: one thread per number of inputs.
+    ``weights`` (V + 1,) are those of words in blocks of several words; (0,) if all are 1. Grid: one thread per number of inputs.
     """
     number = uint32(cuda.grid(1))
     if number < uint32(inputs.size):
@@ -185,7 +185,10 @@ def gather(embeddings, contexts, borders, inputs):
         total = float32(0)
         for place in range(first, last):
             word = contexts[row, place]
-            total += embeddings[uint32(word), j] if word >= int32(0) else float32(0)
+            value = embeddings[uint32(word), j] if word >= int32(0) else float32(0)
+            if weights.size > 0 and last - first > uint32(1) and word >= int32(0):
+                value *= weights[uint32(word)]
+            total += value
         if last - first > uint32(1):
             total *= float32(1) / math.sqrt(float32(last - first))
         inputs[row, column] = total
@@ -224,11 +227,12 @@ def fixed_point(largest, bits, scales):
 
 
 @kernel()
-def scatter_add(contexts, borders, d_inputs, scales, sums):
+def scatter_add(contexts, borders, d_inputs, scales, sums, averaged):
     """Add d_inputs (B, K m) to the rows of sums (V + 1, m) int64 that belong to the words of contexts (B, n).
 
     borders (K + 1,) are the borders of the blocks of words, and scales (2,) those of `fixed_point`. Numbers are added as
-    integers, whose sum does not depend on the order in which threads add. Grid: one thread per number of d_inputs.
+    integers, whose sum does not depend on the order in which threads add. What belongs to words in blocks of several words is
+    added to averaged (V + 1, m) int64 instead, unless that is (0, m). Grid: one thread per number of d_inputs.
     """
     number = uint32(cuda.grid(1))
     if number < uint32(d_inputs.size):
@@ -242,7 +246,29 @@ def scatter_add(contexts, borders, d_inputs, scales, sums):
         for place in range(first, last):
             word = contexts[row, place]
             if word >= int32(0):
-                cuda.atomic.add(sums, (uint32(word), j), value)
+                if averaged.size > 0 and last - first > uint32(1):
+                    cuda.atomic.add(averaged, (uint32(word), j), value)
+                else:
+                    cuda.atomic.add(sums, (uint32(word), j), value)
+
+
+@kernel()
+def add_averaged(averaged, scales, embeddings, weights, d_embeddings, d_weights):
+    """Backpropagate averaged (V + 1, m) int64 of `scatter_add`, times scales[1], through weighted embeddings, and set it to 0.
+
+    scales (2,) of `fixed_point`, embeddings (V + 1, m), weights (V + 1,) -> d_embeddings (V + 1, m) and d_weights (V + 1,), added
+    to. Grid: one block per word.
+    """
+    shared = cuda.shared.array(BLOCK, float32)
+    word, total = uint32(cuda.blockIdx.x), float32(0)
+    for j in range(uint32(cuda.threadIdx.x), uint32(averaged.shape[1]), uint32(BLOCK)):
+        value = float32(averaged[word, j]) * scales[1]
+        averaged[word, j] = int64(0)
+        d_embeddings[word, j] += weights[word] * value
+        total += value * embeddings[word, j]
+    total = block_sum(total, shared)
+    if cuda.threadIdx.x == 0:
+        d_weights[word] += total
 
 
 @cuda.jit(device=True, forceinline=True)

@@ -153,7 +153,7 @@ AUTOMATIC = ("batch_size", "epochs")
 """Settings that are chosen by the number of texts if they are None, or not given."""
 
 NO_TRAINING = ("loss", "samples", "exact_end", "self_normalise", "adversarial")
-NO_NETWORK = ("vocabulary", "input", "numbers", "outputs", "output", "window", "averages", "tied", "bands")
+NO_NETWORK = ("vocabulary", "input", "numbers", "outputs", "output", "window", "averages", "word_weights", "tied", "bands")
 
 OPTIONS = {
     **parameters(LabeledSource),

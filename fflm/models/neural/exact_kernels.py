@@ -55,6 +55,8 @@ class NetworkTables(NamedTuple):
     ----------
     embeddings
         (V + 1, m).
+    word_weights
+        (V + 1,), or (0,) if all are 1.
     borders
         (K + 1,), int64: where the blocks begin that a context is cut into, the oldest words first, and where the last one ends.
     sizes, activations, slopes
@@ -70,6 +72,7 @@ class NetworkTables(NamedTuple):
     """
 
     embeddings: npt.NDArray[np.floating]
+    word_weights: npt.NDArray[np.floating]
     borders: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
     activations: npt.NDArray[np.int64]
@@ -151,7 +154,7 @@ def softmax_inputs(contexts, network):
     """Return what the output layer reads, (B, H) or (B, m), after contexts (B, n), given `NetworkTables`."""
     embeddings, layers, rows = network.embeddings, network.layers, len(contexts)
     inputs = np.empty((rows, (len(network.borders) - 1) * embeddings.shape[1]), embeddings.dtype)
-    _gather(embeddings, contexts, network.borders, inputs, 1, 0)
+    _gather(embeddings, contexts, network.borders, network.word_weights, inputs, 1, 0)
     values, place = inputs, 0
     for layer in range(len(network.sizes)):
         residual = network.residual and layer > 0

@@ -230,11 +230,13 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
     if config.direct:
         outputs, weights = np.hstack([outputs, parameters.softmax_weight]), np.vstack([weights, direct])
     embeddings, sizes = parameters.embeddings, config.blocks[: len(config.averages)]
+    weighted = embeddings if parameters.word_weights is None else embeddings * parameters.word_weights[:, None]
     averages, linear, hidden, width = len(sizes), len(bias), len(weights), _width(config)
     blocks = np.split(weights, len(config.blocks), axis=1)
     blocks = [block.T * block.dtype.type(size**-0.5) for block, size in zip(blocks, config.blocks, strict=True)]
     # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
-    largest = np.array([np.abs(embeddings @ block).max(axis=0) for block in blocks])
+    reads = [weighted if size > 1 else embeddings for size in config.blocks]
+    largest = np.array([np.abs(read @ block).max(axis=0) for read, block in zip(reads, blocks, strict=True)])
     window, average = largest[averages:].sum(axis=0), largest[:averages].max(axis=0, initial=0)
     reached = window + np.array(sizes, bias.dtype) @ largest[:averages]
     bias = np.concatenate([bias, reached[linear:]])
@@ -253,9 +255,9 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
     else:
         output_units = _units(np.abs(outputs).max(axis=0))
     tables = aligned_zeros((len(embeddings), len(blocks) + 1, width), dtype)
-    for k, block in enumerate(blocks):
+    for k, (read, block) in enumerate(zip(reads, blocks, strict=True)):
         unit = average_units if k < averages else units
-        np.rint(embeddings @ (block / unit), out=tables[:, k, :hidden], casting="unsafe")
+        np.rint(read @ (block / unit), out=tables[:, k, :hidden], casting="unsafe")
     np.rint(outputs / output_units / scales[:, None], out=tables[: len(outputs), -1, :hidden], casting="unsafe")
     shift = bias_sum.astype(outputs.dtype) if integers else bias * output_units
     output_bias = parameters.output_bias - scales * (tables[: len(outputs), -1, linear:hidden] @ shift[linear:])

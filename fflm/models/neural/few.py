@@ -46,6 +46,7 @@ class FewContexts:
         self._network = pack(
             NetworkTables(
                 parameters.embeddings,
+                np.empty(0, number) if parameters.word_weights is None else parameters.word_weights,
                 np.cumsum((0, *config.blocks)),
                 np.array(config.hidden, np.int64),
                 np.array([code for code, _ in codes], np.int64),

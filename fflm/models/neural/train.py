@@ -55,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "window": 5,
         "averages": (20,),
+        "word_weights": False,
         "embedding": 64,
         "hidden": (128,),
         "direct": False,
@@ -147,7 +148,7 @@ def start_session(
     initial: Initial = None,
     extend_vocabulary: Extend = False,
     teacher: TeacherPath = None,
-    teacher_weight: TeacherWeight = 0.5,
+    teacher_weight: TeacherWeight = 0.8,
     **fields: Any,
 ) -> "TrainingSession":
     """Start a training run: tokenize the text unless that was done, and set up network and folder.
@@ -176,8 +177,6 @@ def start_session(
     elif extend_vocabulary:
         raise SettingsError("there is no vocabulary to extend: give the model to start from (`initial`)")
     fields = PRESETS[preset] | (base.fields() if base else {}) | fields
-    if teacher is not None and fields.get("adversarial") is None:
-        fields["adversarial"] = 0.0  # the noise would hinder the student from predicting what the teacher does
     source = text_source(inputs, fields)
     if base:
         source = base.source(source)
@@ -242,6 +241,8 @@ def resolve_settings(
     config = dataclasses.replace(config, vocabulary=vocabulary)
     if "averages" in automatic:
         config = dataclasses.replace(config, averages=default_averages(words))
+    if "word_weights" in automatic:
+        config = dataclasses.replace(config, word_weights=bool(config.averages))
     if "window" in automatic:
         config = dataclasses.replace(config, window=default_window(config.averages))
     if "batch_size" in automatic:

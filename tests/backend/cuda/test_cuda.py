@@ -241,20 +241,28 @@ for name in ("add", "fp32 normalizers", "fp32 logits", "tf32 logits"):
 
 # Training.
 
-NETWORK = NetworkConfig(vocabulary=150, window=2, averages=(3,), embedding=8, hidden=(12,), tied=False, dropout=0.2)
+NETWORK = NetworkConfig(
+    vocabulary=150, window=2, averages=(3,), word_weights=True, embedding=8, hidden=(12,), tied=False, dropout=0.2
+)
 SETTINGS = TrainingSettings(epochs=1, batch_size=24, rate=0.01)
 TEXT = np.random.default_rng(0).zipf(1.3, 40 * 24).clip(1, 150).astype(np.uint16) - np.uint16(1)
 RUNS = {
     "default": ({}, {}),
-    "tied, direct": ({"tied": True, "direct": True, "averages": ()}, {"smoothing": 0.1, "self_normalise": 0.1}),
+    "tied, direct": (
+        {"tied": True, "direct": True, "averages": (), "word_weights": False},
+        {"smoothing": 0.1, "self_normalise": 0.1},
+    ),
     "residual": ({"residual": True, "hidden": (12, 12), "activation": "relu"}, {"optimizer": "rmsprop", "rate": 1e-3}),
     "bands": ({"bands": (20, 60)}, {"optimizer": "adagrad"}),
     "sampled": ({}, {"loss": "sampled", "samples": 30, "exact_end": 0.2, "adversarial": 0.1}),
     "nce": ({"hidden": ()}, {"loss": "nce", "samples": 30, "optimizer": "sgd", "momentum": 0.9, "rate": 0.5}),
-    "mean of words": ({"input": "mean", "averages": (), "outputs": 4, "embedding_dropout": 0.2}, {"optimizer": "adagrad"}),
-    "maximum of words": ({"input": "max", "averages": (), "outputs": 4, "hidden": ()}, {}),
+    "mean of words": (
+        {"input": "mean", "averages": (), "word_weights": False, "outputs": 4, "embedding_dropout": 0.2},
+        {"optimizer": "adagrad"},
+    ),
+    "maximum of words": ({"input": "max", "averages": (), "word_weights": False, "outputs": 4, "hidden": ()}, {}),
     "numbers": (
-        {"input": "numbers", "numbers": 5, "averages": (), "outputs": 2, "output": "sigmoid"},
+        {"input": "numbers", "numbers": 5, "averages": (), "word_weights": False, "outputs": 2, "output": "sigmoid"},
         {"optimizer": "sgd", "rate": 0.5},
     ),
 }

@@ -156,6 +156,16 @@ def test_embeddings_larger_than_a_block(blocks):
     BACKEND.scatter_add(words, blocks, gradients, total)
     expected = reference.scatter_add(contexts, blocks, *as_float64(d_inputs, embeddings))
     assert_close(BACKEND.download(total), expected, PRODUCT[FLOAT32])
+    weights, d_weights = normal(2, len(embeddings))
+    there, of_weights, total = on_gpu(weights, d_weights, embeddings)
+    BACKEND.gather(table, words, blocks, gathered, there)
+    right = reference.gather(embeddings.astype(np.float64), contexts, blocks, weights)
+    assert_close(BACKEND.download(gathered), right, PRODUCT[FLOAT32])
+    BACKEND.scatter_add(words, blocks, gradients, total, (table, there, of_weights))
+    expected = reference.scatter_add(contexts, blocks, *as_float64(d_inputs, embeddings), weights)
+    assert_close(BACKEND.download(total), expected, PRODUCT[FLOAT32])
+    expected = reference.add_weight_gradients(contexts, blocks, *as_float64(d_inputs, embeddings, d_weights))
+    assert_close(BACKEND.download(of_weights), expected, PRODUCT[FLOAT32])
 
 
 def test_sum_of_many_large_numbers_does_not_overflow():

@@ -21,6 +21,7 @@ SHAPES = {
     "projected": {"tied": True},
     "tied without projection": {"tied": True, "hidden": (5, 3), "embedding": 3},
     "averages": {"averages": (2, 4), "activation": "relu"},
+    "weighted averages": {"averages": (2, 11), "word_weights": True},
     "direct": {"direct": True, "hidden": (6, 5)},
     "residual": {"residual": True, "hidden": (6, 6, 6), "activation": "elu", "direct": True},
     "no hidden layer": {"hidden": (), "direct": True, "residual": True},
@@ -36,6 +37,8 @@ def model_of(mode="sentence", words=WORDS, **shape):
     model.parameters = Parameters.random(model.config, 1, random_biases=True)
     for array in model.parameters:
         array *= 3
+    if model.parameters.word_weights is not None:
+        model.parameters.word_weights[:] = np.linspace(-1, 2, len(model.parameters.word_weights))
     return model
 
 

@@ -62,7 +62,7 @@ def test_quantized_network_predicts_as_a_network_with_the_restored_weights():
 SHAPES = {
     "relu": {},
     "relu, averages, more than a piece of lanes": {"averages": (2, 30), "hidden": (LANES + 7,)},
-    "averages": {"averages": (2, 3), "activation": "tanh"},
+    "averages": {"averages": (2, 3), "activation": "tanh", "word_weights": True},
 }
 
 
