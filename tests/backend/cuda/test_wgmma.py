@@ -147,6 +147,9 @@ def test_missing_synchronization_is_detected(text, message):
 @pytest.mark.parametrize(("rows", "words", "size"), [(3, 127, 7), (140, 300, 330)])
 def test_operations_with_wgmma_round_in_same_places_as_numpy(rows, words, size):
     """The larger size has more than a tile in each dimension, and more steps than stages."""
+    gpu_backend()
+    if cuda.get_current_device().compute_capability != (9, 0):
+        pytest.skip("the GPU has no wgmma")
     backend = gpu_backend("mixed", wgmma=True)
     sizes = rows, words, size
     for (found, unit), (expected, _) in zip(operations(backend, *sizes), operations(RoundingBackend(), *sizes), strict=True):
