@@ -3,16 +3,18 @@
 The parts, in the order in which they are run; each is a command with a limit of time:
 
 - ``versions``: the GPU, its driver, clocks and power, and the versions of CUDA, Python and the packages;
+- ``operations``: the operations of all precisions, and with wgmma, compared with float64;
 - ``tests-fp32``, ``tests-mixed``: the numerical tests on the GPU, and those of the CUDA backend;
 - ``large``: the softmax at 33,279 to 1,000,000 words, compared with float64, and whether its bits repeat;
-- ``memcheck``, ``racecheck``: compute-sanitizer over small training steps;
+- ``memcheck``, ``racecheck``: compute-sanitizer over small training steps in mixed precision; with ``-wgmma``, with this
+  instruction, which needs compute capability 9.0;
 - ``steps``: training steps, as graphs and with single launches, beside PyTorch's;
 - ``training``: if ``--brown`` is given, training to the same perplexity;
-- ``ncu-fp32``, ``ncu-mixed``: the profiler's counters of the five products of a training step.
+- ``ncu-fp32``, ``ncu-mixed``, ``ncu-wgmma``, ``ncu-tf32``: the profiler's counters of the five products of a training step.
 
 The output of a part is written to NAME.log in the folder of results while it runs, and its exit status and duration to NAME.json.
-Parts that succeeded, or whose program is missing, are not run again by the same command. ``large``, ``steps`` and ``training``
-are parts of `gpu.py`, which keeps its results in the folder ``gpu``, so that a part that ran out of time continues.
+Parts that succeeded, or whose program is missing, are not run again by the same command. ``operations``, ``large``, ``steps`` and
+``training`` are parts of `gpu.py`, which keeps its results in the folder ``gpu``, so that a part that ran out of time continues.
 
 The script needs a GPU and numba-cuda; the tests need pytest and hypothesis. ``--fake`` runs everything on the fake CUDA driver,
 at small sizes and without limits for the parts, which tests the script itself.
@@ -33,7 +35,7 @@ from typing import NamedTuple, TextIO
 
 from bengio import WINDOW, bengio_network, random_text
 from common import ROOT
-from gpu import TESTS
+from gpu import TESTS, open_backend
 
 from fflm.files import write_json
 
@@ -67,15 +69,18 @@ def parts_of(options: argparse.Namespace) -> dict[str, Part]:
         tests = {precision: [TESTS[precision][0], "-k", "single_row"] for precision in TESTS}
     parts = {
         "versions": Part(60, [*python, __file__, "--versions"]),
+        "operations": Part(120, [*gpu, "operations"]),
         "tests-fp32": Part(300, [*pytest, *tests["fp32"]]),
-        "large": Part(240, [*gpu, "large"]),
+        "large": Part(400, [*gpu, "large"]),
         "steps": Part(300, [*gpu, "limits", "steps", "--sizes", *sizes]),
         "tests-mixed": Part(240, [*pytest, "--precision", "mixed", *tests["mixed"]]),
     }
     for tool in ("memcheck", "racecheck"):
         checked = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
-        parts[tool] = Part(120, [*checked, *one, "mixed", *(small if options.fake else ["300", "40", "140", "2"])])
-    for precision in ("fp32", "mixed"):
+        size = small if options.fake else ["300", "40", "140", "2"]
+        parts[tool] = Part(120, [*checked, *one, "mixed", *size])
+        parts[f"{tool}-wgmma"] = Part(120, [*checked, *one, "wgmma", *size])
+    for precision in ("fp32", "mixed", "wgmma", "tf32"):
         parts[f"ncu-{precision}"] = Part(120, ["ncu", *COUNTERS, *one, precision, *full])
     if options.brown:
         parts["training"] = Part(570, [*gpu, "training", "--brown", str(options.brown)])
@@ -144,16 +149,15 @@ def print_versions() -> None:
     print(describe_device("cuda"))
 
 
-def train_steps(precision: str, words: int, hidden: int, batch: int, steps: int) -> None:
-    """Train Bengio's network on random text for some steps, and print the loss of each."""
-    from fflm.backend.devices import device_backend
+def train_steps(name: str, words: int, hidden: int, batch: int, steps: int) -> None:
+    """Train Bengio's network on random text for some steps, with a backend of `gpu.open_backend`; print the loss of each."""
     from fflm.network.feedforward import Network
     from fflm.network.parameters import Parameters
     from fflm.training.settings import TrainingSettings
     from fflm.training.trainer import Trainer
 
     config, windows = bengio_network(words, hidden), random_text(words, 4 * batch + WINDOW, seed=1)
-    network = Network(config, device_backend("cuda", precision))
+    network = Network(config, open_backend(name))
     settings = TrainingSettings(epochs=10**6, batch_size=batch)
     events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
     for _ in range(steps):

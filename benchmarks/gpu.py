@@ -41,9 +41,10 @@ import numpy as np
 from bengio import EMBEDDING, WINDOW, bengio_network, launch_directly, random_text
 from common import ROOT, brown, check_sizes, in_turns, machine, parse, record, wikitext
 
-from fflm.backend.devices import describe_device, device_backend, why_no_gpu
+from fflm.backend.devices import describe_device, why_no_gpu
 from fflm.backend.protocol import Backend
 from fflm.bench import Size, measure
+from fflm.errors import FflmError
 from fflm.files import write_json
 from fflm.models.neural.train import network_settings, resolve_settings
 from fflm.network.config import NetworkConfig
@@ -76,6 +77,7 @@ TESTS = {
         "tests/backend/cuda/test_cuda_sizes.py",
         "tests/backend/cuda/test_mixed.py",
         "tests/backend/cuda/test_tf32.py",
+        "tests/backend/cuda/test_wgmma.py",
     ),
     "mixed": ("tests/backend/test_backend.py", "tests/network/test_feedforward.py"),
 }
@@ -85,12 +87,13 @@ STEPS = [(words, hidden, batch) for words in (50_000, 10_000, 250_000) for hidde
 MODES = ("fp32", "tf32", "bf16")
 CONTENDERS = (
     *("fflm-mixed", "fflm-fp32", "torch-fp32", "torch-bf16-compiled", "torch-tf32-compiled", "torch-bf16-graphs"),
-    *("fflm-tf32", "fflm-mixed-launches", "fflm-fp32-launches"),
+    *("fflm-wgmma", "fflm-tf32", "fflm-mixed-launches", "fflm-fp32-launches"),
     *("torch-tf32", "torch-bf16", "torch-fp32-compiled", "torch-tf32-graphs", "torch-fp32-graphs"),
 )
 """The programs and precisions of steps, the most important ones first. Graphs are those of ``mode="reduce-overhead"``.
 
-fflm launches its steps as graphs, except with ``launches``, where it launches each kernel.
+fflm launches its steps as graphs, except with ``launches``, where it launches each kernel. ``wgmma`` is mixed precision with this
+instruction, which is left out on GPUs that do not have it.
 """
 
 LARGE = [(50_000, 256, 4096), (33_279, 100, 1000), (131_075, 256, 2048), (1_000_000, 64, 256)]
@@ -100,8 +103,32 @@ CHUNK = 256
 """Number of rows of a softmax that are computed in float64 at a time."""
 
 PARTS = ("operations", "steps", "large", "limits", "kernels", "launches", "training", "tests")
-TOLERANCES = {"fp32": 2e-5, "mixed": 1e-2}
+TOLERANCES = {"fp32": 2e-5, "mixed": 1e-2, "wgmma": 1e-2, "tf32": 1e-2}
 """Largest errors of results, relative to the largest result: sums of up to 5,000 products in float32, or of rounded operands."""
+
+
+def open_backend(name: str) -> Backend:
+    """Return a new backend, without scratch memory, of a precision, or with ``wgmma`` of mixed precision with this instruction.
+
+    Raises
+    ------
+    FflmError
+        If the GPU has no wgmma.
+    """
+    from fflm.backend.cuda.backend import CudaBackend
+
+    return CudaBackend("mixed", wgmma=True) if name == "wgmma" else CudaBackend(name)
+
+
+def open_backends() -> dict[str, Backend]:
+    """Return the backends that the GPU has, by their names in `TOLERANCES`."""
+    found = {}
+    for name in TOLERANCES:
+        try:
+            found[name] = open_backend(name)
+        except FflmError as error:
+            print(f"{name} is left out: {error}")
+    return found
 
 
 def tests(precision: str) -> dict[str, Any]:
@@ -348,10 +375,8 @@ def fflm_steps(
     """Return the seconds of a step of fflm, and the bytes that training takes."""
     from numba.cuda.cudadrv.driver import driver
 
-    from fflm.backend.cuda.backend import CudaBackend
-
     free, _ = driver.cuMemGetInfo()
-    backend = CudaBackend(precision)  # a new backend, which has no scratch memory yet
+    backend = open_backend(precision)
     network = Network(config, launch_directly(backend) if variant == "launches" else backend)
     events = Trainer(network, Parameters.random(config, 1), windows, None, settings).run()
     found = seconds(lambda: next(events))
@@ -453,11 +478,12 @@ def size_of(text: str) -> tuple[int, int, int]:
     return words, hidden, batch
 
 
-def steps(options: argparse.Namespace) -> Iterator[Task]:
-    """Yield the steps of all sizes and contenders."""
+def steps(options: argparse.Namespace, backends: dict[str, Backend]) -> Iterator[Task]:
+    """Yield the steps of all sizes and contenders, except those for which PyTorch or a backend is missing."""
     for size in options.sizes:
         for contender in options.contenders:
-            if torch or contender.startswith("fflm"):
+            program, mode, *_ = contender.split("-")
+            if torch if program == "torch" else mode in backends:
                 yield f"step-{'x'.join(map(str, size))}-{contender}", partial(whole_step, contender, *size)
 
 
@@ -467,7 +493,7 @@ def tasks_of(options: argparse.Namespace, folder: Path, backends: dict[str, Back
         for precision, backend in backends.items():
             yield f"operations-{precision}", partial(operations, backend, precision)
     if "steps" in options.parts:
-        yield from steps(options)
+        yield from steps(options, backends)
     if "large" in options.parts:
         for size in options.large:
             for precision, backend in backends.items():
@@ -477,7 +503,9 @@ def tasks_of(options: argparse.Namespace, folder: Path, backends: dict[str, Back
     if "kernels" in options.parts:
         path = folder / "limits.json"
         ceilings = json.loads(path.read_text()) if path.exists() else {}
-        for precision, mode in (("fp32", "fp32"), ("mixed", "bf16")):
+        for precision, mode in (("fp32", "fp32"), ("mixed", "bf16"), ("wgmma", "bf16"), ("tf32", "tf32")):
+            if precision not in backends:
+                continue
             yield f"kernels-{precision}", partial(kernels, backends[precision], ceilings.get(mode))
     if "launches" in options.parts:
         yield "launches", launches
@@ -486,7 +514,8 @@ def tasks_of(options: argparse.Namespace, folder: Path, backends: dict[str, Back
             if source:
                 corpus = read(source, options.results / name)
                 check_sizes(name, corpus)
-                yield f"training-{name}", partial(training, backends, corpus)
+                trained = {precision: backends[precision] for precision in ("fp32", "mixed")}
+                yield f"training-{name}", partial(training, trained, corpus)
     if "tests" in options.parts:
         for precision in TESTS:
             yield f"tests-{precision}", partial(tests, precision)
@@ -508,7 +537,7 @@ def main() -> None:
     if reason := why_no_gpu():
         sys.exit(f"no GPU can be used: {reason}")
     about = {**machine(), "gpu": describe_device("cuda")}
-    backends = {precision: device_backend("cuda", precision) for precision in TOLERANCES}
+    backends = open_backends()
     if options.quick:
         options.sizes = options.sizes[:1]
     options.results.mkdir(parents=True, exist_ok=True)

@@ -52,8 +52,8 @@ def fake_driver() -> Any:
     return install_fake_driver()
 
 
-def gpu_backend(precision: str = "fp32") -> Backend:
-    """Return the backend of the real GPU with ``--device cuda``, otherwise of the fake CUDA driver."""
+def gpu_backend(precision: str = "fp32", **options: Any) -> Backend:
+    """Return the backend of the real GPU with ``--device cuda``, otherwise of the fake CUDA driver, with options."""
     from fflm.backend.devices import why_no_gpu
 
     if device != "cuda" and find_spec("numba_cuda"):
@@ -62,7 +62,7 @@ def gpu_backend(precision: str = "fp32") -> Backend:
         pytest.exit(reason, 1)
     from fflm.backend.cuda.backend import CudaBackend
 
-    return CudaBackend(precision)
+    return CudaBackend(precision, **options)
 
 
 class NumpyBackend:

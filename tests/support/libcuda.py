@@ -357,7 +357,8 @@ class FakeDriver:
         self.launched.append(ptx)
         values = [np.frombuffer(string_at(words[i], dtype.itemsize), dtype)[0] for i, dtype in enumerate(ptx.types)]
         grid, threads = (launch.grid_x, launch.grid_y, launch.grid_z), launch.block_x
-        self.enqueue(lambda: ptx.run(self.memory, grid, threads, values), launch.stream)
+        shared_bytes = launch.shared_bytes
+        self.enqueue(lambda: ptx.run(self.memory, grid, threads, values, shared_bytes), launch.stream)
 
     # Streams, events and graphs.
 

@@ -81,7 +81,7 @@ class Encoder:
     constants
         The initial contents of registers, by number.
     table
-        The rows of all instructions (instructions x `WIDTH`,).
+        The rows of all instructions (instructions x `WIDTH`,), and then registers of instructions that have many.
     special
         The numbers of the `SPECIAL` registers.
     """
@@ -90,7 +90,9 @@ class Encoder:
         self._source = source
         self.registers: dict[str, int] = {}
         self.constants: dict[int, int] = {}
-        self.table = np.array([self._line(instruction) for instruction in source.instructions]).reshape(-1)
+        self._lists: list[int] = []
+        lines = [number for instruction in source.instructions for number in self._line(instruction)]
+        self.table = np.array(lines + self._lists)
         self.special = np.array([self._register(name) for name in SPECIAL])
 
     def _register(self, operand: str) -> int:
@@ -137,6 +139,20 @@ class Encoder:
             return interpreter.END, 0, []
         if name in ("ld", "st", "atom", "red"):
             return self._memory(parts, operands, kind, unknown)
+        if instruction.name == "cp.async.cg.shared.global" and len(operands) == 4 and operands[2] == "16":
+            return (
+                interpreter.COPY_ASYNC,
+                0,
+                [*self._address(operands[0]), *self._address(operands[1]), self._register(operands[3])],
+            )
+        if instruction.name == "cp.async.commit_group":
+            return interpreter.COMMIT_COPIES, 0, []
+        if instruction.name == "cp.async.wait_group":
+            return interpreter.WAIT_FOR_COPIES, 0, [int(operands[0])]
+        if instruction.name == "fence.proxy.async.shared::cta":
+            return interpreter.PUBLISH, 0, []
+        if name == "wgmma":
+            return self._group(instruction, unknown)
         if name == "shfl" and parts[1:3] == ["sync", "bfly"]:
             target, _, valid = operands[0].partition("|")
             return interpreter.EXCHANGE, kind, [self._register(each) for each in (target, valid or "_", *operands[1:])]
@@ -174,9 +190,31 @@ class Encoder:
             if any(operand.isdigit() and operand != "0" for operand in operands):  # all bits of a predicate are equal
                 raise unknown
             return INTEGERS[name], 0, columns
-        if kind < 0 or key not in operations or (modes & {"wide", "hi"} and last[1:] != "32"):
+        sizes = {"wide": ("16", "32"), "hi": ("32",)}  # of factors, in bits
+        if kind < 0 or key not in operations or any(last[1:] not in sizes[each] for each in modes & set(sizes)):
             raise unknown
         return operations[key], kind, columns
+
+    def _group(self, instruction: Instruction, unknown: PtxError) -> tuple[int, int, list[int]]:
+        """Return the operation of an instruction of a group of four warps, and its operands."""
+        plain = {
+            "wgmma.fence.sync.aligned": interpreter.GROUP_FENCE,
+            "wgmma.commit_group.sync.aligned": interpreter.GROUP_COMMIT,
+            "wgmma.wait_group.sync.aligned": interpreter.GROUP_WAIT,
+        }
+        operands = instruction.operands
+        if instruction.name in plain and operands in ([], ["0"]):
+            return plain[instruction.name], 0, []
+        shape = re.fullmatch(r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.f16\.f16", instruction.name)
+        if shape is None or operands[4:6] != ["1", "1"]:
+            raise unknown
+        start = len(self._source.instructions) * WIDTH + len(self._lists)
+        self._lists += (registers := self._registers(operands[0]))
+        if len(registers) != int(shape[1]) // 2:
+            raise unknown
+        transposed = [int(each) for each in operands[6:8]]
+        descriptors = [self._register(each) for each in operands[1:3]]
+        return interpreter.GROUP_MMA, 0, [start, int(shape[1]), *descriptors, *transposed, self._register(operands[3])]
 
     def _memory(self, parts: list[str], operands: list[str], kind: int, unknown: PtxError) -> tuple[int, int, list[int]]:
         if parts[:2] == ["ld", "param"]:

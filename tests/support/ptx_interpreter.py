@@ -9,6 +9,7 @@ Execution
     false, -1 is true.
 
 Checks
+    Asynchronous copies are done as late as possible: when the thread waits for them. Until then, the target contains NaN.
     `check` checks the alignment and the bounds of each access to global or shared memory, and `watch` detects races. `execute`
     detects barriers that only some threads reach, `run_warp` such instructions of a warp. The first fault ends the launch;
     `ERRORS` names it.
@@ -86,11 +87,19 @@ from numba import njit
     LOAD,
     STORE,
     ATOMIC_ADD,
+    COPY_ASYNC,
+    COMMIT_COPIES,
+    WAIT_FOR_COPIES,
+    PUBLISH,
     EXCHANGE,
     MMA,
     LDMATRIX,
     MMA_TF32,
-) = range(60)
+    GROUP_FENCE,
+    GROUP_MMA,
+    GROUP_COMMIT,
+    GROUP_WAIT,
+) = range(68)
 """Operations of instructions."""
 
 KINDS = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32")
@@ -120,6 +129,11 @@ ERRORS = (
     "only some threads of a warp",
     "unknown: parts of a warp",
     "an operand that is not rounded to TF32",
+    "unknown: a copy of some bytes, or too many copies",
+    "an unknown descriptor, or one that differs between threads",
+    "wgmma without a fence",
+    "shared memory without a fence of the asynchronous proxy",
+    "a product of wgmma that is not waited for",
 )
 """Faults of kernels; an index is the code of a fault, 0 for none."""
 
@@ -134,6 +148,11 @@ ERRORS = (
     WARP_OF_SOME,
     PART_OF_WARP,
     NOT_ROUNDED,
+    UNKNOWN_COPY,
+    UNKNOWN_DESCRIPTOR,
+    NO_FENCE,
+    NOT_PUBLISHED,
+    NOT_AWAITED,
 ) = range(len(ERRORS))
 
 WARP = 32
@@ -149,6 +168,13 @@ THREADS = 2**12
 
 RUNNING, AT_BARRIER, IN_WARP, DONE = range(4)
 """States of a thread: it runs, waits for its block, waits for its warp, or has ended."""
+
+COPIES = 2**7
+"""Limit of the asynchronous copies of a thread that are not done."""
+
+WRITTEN, FENCED, MULTIPLIED, COMMITTED = 1, 2, 4, 8
+"""Flags of a thread: it has written to shared memory since the last fence of the asynchronous proxy; it has executed the fence of
+wgmma; it has products that are not waited for; and these are committed."""
 
 READ, WRITE, ATOMIC = range(3)
 """Kinds of access to memory."""
@@ -336,7 +362,47 @@ def add(views, kind, address, integer, real):
 
 
 @compiled
-def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes):
+def begin_copy(target, source, given, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies):
+    """Begin to copy 16 bytes to shared memory, zeros if ``given`` is 0 and not 16; return the code of a fault."""
+    queue, counts, _ = copies
+    first, thread = turn % THREADS * COPIES, turn % THREADS
+    if given not in (0, 16) or counts[2 * thread] == COPIES:
+        return UNKNOWN_COPY
+    error = check(target, 16, WRITE, True, own, turn, launch, known, notes, shared_bytes, shared_notes)
+    if not error and given:
+        error = check(source, 16, READ, False, own, turn, launch, known, notes, shared_bytes, shared_notes)
+    if not error:
+        for k in range(8):
+            shared[1][target // 2 + k] = 0x7FFF  # NaN
+        at = 3 * (first + counts[2 * thread])
+        queue[at], queue[at + 1], queue[at + 2] = target, source if given else -1, counts[2 * thread + 1]
+        counts[2 * thread] += 1
+    return error
+
+
+@compiled
+def finish_copies(pending, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies):
+    """Do the copies of a thread's groups except the latest ``pending`` ones; return the code of a fault."""
+    queue, counts, flags = copies
+    first, thread = turn % THREADS * COPIES, turn % THREADS
+    done, count = 0, counts[2 * thread]
+    flags[thread] |= WRITTEN
+    while done < count and queue[3 * (first + done) + 2] < counts[2 * thread + 1] - pending:
+        target, source = queue[3 * (first + done)], queue[3 * (first + done) + 1]
+        error = check(target, 16, WRITE, True, own, turn, launch, known, notes, shared_bytes, shared_notes)
+        if error:
+            return error
+        for k in range(4):
+            shared[2][target // 4 + k] = memory[2][source // 4 + k] if source >= 0 else 0
+        done += 1
+    for k in range(3 * (count - done)):
+        queue[3 * first + k] = queue[3 * (first + done) + k]
+    counts[2 * thread] -= done
+    return NO_ERROR
+
+
+@compiled
+def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies):
     """Run a thread until it stops; return the place, the new state, and the code of a fault."""
     r, f = registers
     while True:
@@ -348,10 +414,9 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
         if op == BRANCH:
             place = code[at + 4]
             continue
-        if op == BARRIER:
-            return place, AT_BARRIER, NO_ERROR
-        if op == END:
-            return place, DONE, NO_ERROR
+        if op in (BARRIER, END):
+            error = NOT_AWAITED if copies[2][turn % THREADS] & MULTIPLIED else NO_ERROR
+            return place, AT_BARRIER if op == BARRIER else DONE, error
         if op >= EXCHANGE:
             return place, IN_WARP, NO_ERROR
         kind = code[at + 3]
@@ -376,6 +441,24 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
                         r[i] = bits if kind == F32 else number(kind, bits)
                     else:
                         store(shared if in_shared else memory, size, address + k * size, r[i])
+                if op == STORE and in_shared:
+                    copies[2][turn % THREADS] |= WRITTEN
+        elif op == COPY_ASYNC:
+            target, source = r[d] + code[at + 5], r[b] + code[at + 7]
+            given = r[base + code[at + 8]] & 0xFFFFFFFF
+            error = begin_copy(target, source, given, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies)
+            if error:
+                return place, RUNNING, error
+        elif op == COMMIT_COPIES:
+            copies[1][2 * (turn % THREADS) + 1] += 1
+        elif op == PUBLISH:
+            copies[2][turn % THREADS] &= ~WRITTEN
+        elif op == WAIT_FOR_COPIES:
+            error = finish_copies(
+                code[at + 4], own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies
+            )
+            if error:
+                return place, RUNNING, error
         elif op in (FMA, FMA_DOWN):  # double precision rounds once, except in rare ties
             exact = np.float64(f[2 * a]) * np.float64(f[2 * b]) + np.float64(f[2 * c])
             f[2 * d] = np.float32(exact)
@@ -528,8 +611,71 @@ def multiply_tf32(code, at, r, f, bases):
 
 
 @compiled
+def swizzled(descriptor, transposed, line, inner):
+    """Return the address in shared memory of a half of an operand of wgmma, in the layouts with the swizzle of 128 bytes.
+
+    ``line`` is its row of A or column of B, and ``inner`` its place along the inner dimension.
+    """
+    start, leading, stride = (
+        (descriptor & 0x3FFF) << 4,
+        (descriptor >> 16 & 0x3FFF) << 4,
+        (descriptor >> 32 & 0x3FFF) << 4,
+    )
+    if transposed:
+        address = start + line // 64 * leading + inner // 8 * stride + inner % 8 * 128 + line % 64 * 2
+    else:
+        address = start + line // 8 * stride + line % 8 * 128 + inner * 2
+    return address ^ ((address >> 7 & 7) << 4)
+
+
+@compiled
+def multiply_group(code, at, r, f, bases, first, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, flags):
+    """Execute a warp's part of a product of wgmma, the 16 rows of its place in the group of four; return the code of a fault."""
+    registers, columns = code[at + 4], code[at + 5]
+    a, b, left_transposed, right_transposed = code[at + 6], code[at + 7], code[at + 8] != 0, code[at + 9] != 0
+    left, right = r[bases[0] + a], r[bases[0] + b]
+    for lane in range(WARP):
+        if r[bases[lane] + a] != left or r[bases[lane] + b] != right or r[bases[lane] + code[at + 10]] == 0:
+            return UNKNOWN_DESCRIPTOR
+        if not flags[first + lane] & FENCED:
+            return NO_FENCE
+        flags[first + lane] = (flags[first + lane] | MULTIPLIED) & ~COMMITTED
+    for thread in range(len(flags)):
+        if flags[thread] & WRITTEN:
+            return NOT_PUBLISHED
+    for descriptor in (left, right):  # the swizzle of 128 bytes, and no base offset
+        if (descriptor >> 62) & 3 != 1 or (descriptor >> 46) & 0xFFFF != 0:
+            return UNKNOWN_DESCRIPTOR
+    rows, others = np.empty((16, 16), np.float32), np.empty((16, columns), np.float32)
+    for inner in range(16):
+        for line in range(16 + columns):
+            if line < 16:
+                address = swizzled(left, left_transposed, first // WARP % 4 * 16 + line, inner)
+            else:
+                address = swizzled(right, right_transposed, line - 16, inner)
+            error = check(address, 2, READ, True, own, turn, launch, known, notes, shared_bytes, shared_notes)
+            if error:
+                return error
+            value = HALVES_OF_BITS[shared[1][address // 2]]
+            if line < 16:
+                rows[line, inner] = value
+            else:
+                others[inner, line - 16] = value
+    sums = np.zeros((16, columns), np.float32)
+    for row in range(16):
+        for inner in range(16):
+            for column in range(columns):
+                sums[row, column] += rows[row, inner] * others[inner, column]
+    for lane in range(WARP):
+        for k in range(columns // 2):
+            row, column = lane // 4 + k // 2 % 2 * 8, k // 4 * 8 + lane % 4 * 2 + k % 2
+            f[2 * (bases[lane] + code[registers + k])] += sums[row, column]
+    return NO_ERROR
+
+
+@compiled
 def together(
-    code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
+    code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies
 ):
     """Execute an instruction of the warp that starts at thread ``first``; return the code of a fault."""
     r, f = registers
@@ -583,6 +729,19 @@ def together(
         return NO_ERROR
     if op == MMA_TF32:
         return multiply_tf32(code, at, r, f, bases)
+    flags = copies[2]
+    if op == GROUP_MMA:
+        turn = barriers * THREADS + first
+        return multiply_group(
+            code, at, r, f, bases, first, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, flags
+        )
+    if op in (GROUP_FENCE, GROUP_COMMIT, GROUP_WAIT):
+        for thread in range(first, first + WARP):
+            if op == GROUP_WAIT and flags[thread] & (MULTIPLIED | COMMITTED) == MULTIPLIED:
+                return NOT_AWAITED
+            kept = flags[thread] & WRITTEN if op == GROUP_WAIT else flags[thread]
+            flags[thread] = kept | (FENCED if op == GROUP_FENCE else COMMITTED if op == GROUP_COMMIT else 0)
+        return NO_ERROR
     left, right = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
     for lane in range(WARP):
         group, member = lane // 4, lane % 4 * 2
@@ -605,7 +764,22 @@ def together(
 
 @compiled
 def run_warp(
-    code, places, states, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
+    code,
+    places,
+    states,
+    registers,
+    size,
+    first,
+    own,
+    barriers,
+    launch,
+    memory,
+    known,
+    notes,
+    shared,
+    shared_bytes,
+    shared_notes,
+    copies,
 ):
     """Run the warp that starts at thread ``first`` to a barrier or its end; return the code of a fault, and its instruction."""
     last = min(first + WARP, len(places))
@@ -627,6 +801,7 @@ def run_warp(
                     shared,
                     shared_bytes,
                     shared_notes,
+                    copies,
                 )
                 if error:
                     return error, places[thread]
@@ -640,7 +815,21 @@ def run_warp(
         if waiting < WARP or waiting_elsewhere:
             return WARP_OF_SOME, place
         error = together(
-            code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes
+            code,
+            place,
+            registers,
+            size,
+            first,
+            own,
+            barriers,
+            launch,
+            memory,
+            known,
+            notes,
+            shared,
+            shared_bytes,
+            shared_notes,
+            copies,
         )
         if error:
             return error, place
@@ -649,7 +838,9 @@ def run_warp(
 
 
 @compiled
-def execute(code, template, special, grid, registers, places, memory, known, notes, launch, shared, shared_bytes, shared_notes):
+def execute(
+    code, template, special, grid, registers, places, memory, known, notes, launch, shared, shared_bytes, shared_notes, copies
+):
     """Run all blocks of a launch, as `run_blocks` does; memory is given as its `views`, registers as int64 and as float32."""
     size, threads, states = len(template), len(places), np.empty_like(places)
     for block in range(grid[0] * grid[1] * grid[2]):
@@ -664,6 +855,8 @@ def execute(code, template, special, grid, registers, places, memory, known, not
             r[base + special[4]] = block // grid[0] // grid[1]
             places[thread], states[thread] = 0, RUNNING
         shared[1].fill(0x7FFF)  # NaN
+        copies[1].fill(0)
+        copies[2].fill(0)
         for array in shared_notes:  # each block has shared memory of its own
             array.fill(0)
         barriers, own = np.int64(0), launch + block  # Numba would compile what is called with a literal 0 once more
@@ -685,6 +878,7 @@ def execute(code, template, special, grid, registers, places, memory, known, not
                     shared,
                     shared_bytes,
                     shared_notes,
+                    copies,
                 )
                 if error:
                     return error, place
@@ -756,4 +950,5 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
         views(shared),
         shared_bytes,
         shared_notes,
+        (np.empty(threads * COPIES * 3, np.int64), np.zeros(2 * threads, np.int64), np.zeros(threads, np.int64)),
     )

@@ -43,8 +43,11 @@ class PtxKernel:
         self._source = read(text)
         self._encoder = Encoder(self._source)
 
-    def launch(self, grid: tuple[int, ...], block: int, arguments: list[Any]) -> None:
-        """Run the kernel on NumPy arrays, which it changes, and NumPy scalars, in the order of its signature."""
+    def launch(self, grid: tuple[int, ...], block: int, arguments: list[Any], shared_bytes: int = 0) -> None:
+        """Run the kernel on NumPy arrays, which it changes, and NumPy scalars, in the order of its signature.
+
+        ``shared_bytes`` is the size of dynamic shared memory.
+        """
         memory, words = Memory(), []
         places: dict[int, tuple[int, np.ndarray]] = {}  # slices of an array share memory
         for argument in arguments:
@@ -57,7 +60,7 @@ class PtxKernel:
                 memory.write(places[id(root)][0], root.reshape(-1).view(np.uint8))
             address = places[id(root)][0] + _start(argument) - _start(root)
             words += [0, 0, argument.size, argument.itemsize, address, *argument.shape, *argument.strides]
-        self.run(memory, grid, block, [dtype.type(word) for dtype, word in zip(self.types, words, strict=True)])
+        self.run(memory, grid, block, [dtype.type(word) for dtype, word in zip(self.types, words, strict=True)], shared_bytes)
         for address, root in places.values():
             root.reshape(-1).view(np.uint8)[:] = memory.read(address, root.nbytes)
 
@@ -66,7 +69,7 @@ class PtxKernel:
         """The dtypes of the parameters; an array has several parameters."""
         return [TYPES[kind] for kind, _ in self._source.parameters]
 
-    def run(self, memory: Memory, grid: tuple[int, ...], block: int, values: Sequence[Any]) -> None:
+    def run(self, memory: Memory, grid: tuple[int, ...], block: int, values: Sequence[Any], shared_bytes: int = 0) -> None:
         """Run the kernel on the values of its parameters, NumPy scalars of the dtypes `types`."""
         named = {name: value for (_, name), value in zip(self._source.parameters, values, strict=True)}
         grid = (*grid, *(1,) * (3 - len(grid)))
@@ -78,7 +81,7 @@ class PtxKernel:
         template = np.zeros(len(encoder.registers), np.int64)
         template[list(encoder.constants)] = list(encoder.constants.values())
         given = {name: bits_of(value) for name, value in named.items()}
-        given |= dict(zip(SIZES, (block, 1, 1, *grid), strict=True))
+        given |= dict(zip(SIZES, (block, 1, 1, *grid, shared_bytes), strict=True))
         for name, value in given.items():
             if name in encoder.registers:
                 template[encoder.registers[name]] = value
@@ -92,7 +95,7 @@ class PtxKernel:
             memory.known,
             memory.notes,
             memory.launch,
-            source.shared_bytes,
+            source.shared_bytes + shared_bytes,
         )
         if error:
             raise PtxError(f"{ERRORS[error]}: {source.instructions[place].text}")

@@ -9,7 +9,7 @@ from ptx_interpreter import PtxError
 SPECIAL = ("%tid.x", "%laneid", "%ctaid.x", "%ctaid.y", "%ctaid.z")
 """Registers that differ between threads, in the order in which `ptx_interpreter.run_blocks` expects them."""
 
-SIZES = ("%ntid.x", "%ntid.y", "%ntid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z")
+SIZES = ("%ntid.x", "%ntid.y", "%ntid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z", "%dynamic_smem_size")
 """Registers that hold the same number in every thread of a launch."""
 
 
@@ -77,6 +77,8 @@ def read(text: str) -> Source:
         start = -(-source.shared_bytes // int(align)) * int(align)
         start += int(align) * (start // int(align) % 2 == 0)  # no array has a larger alignment by chance
         source.places[name], source.shared_bytes = start, start + int(size)
+    for align, name in re.findall(r"\.extern\s+\.shared\s+\.align\s+(\d+)\s+\.b8\s+([\w$]+)\[\]", text):  # given by the launch
+        source.places[name] = source.shared_bytes = -(-source.shared_bytes // int(align)) * int(align)
     source.declared |= {name for _, name in source.parameters}
     for statement in _statements(entry[4]):
         _add_statement(source, statement)

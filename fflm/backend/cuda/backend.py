@@ -8,6 +8,7 @@ from ctypes import c_bool, c_float, c_int32, c_uint32
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import cuda
 
 from fflm.backend.common import Scratch, activation_code, dropout_threshold, flat, halves
 from fflm.backend.cuda import kernels
@@ -16,11 +17,13 @@ from fflm.backend.cuda.graphs import GraphRecording, PlacedNumbers, packed
 from fflm.backend.cuda.kernels import SUMMED
 from fflm.backend.cuda.launching import BLOCK, launch_kernel
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, Reserve, memory_size
-from fflm.backend.cuda.mixed import SLOPE, lower_halves, make_mixed_product, pairs_for, to_halves
+from fflm.backend.cuda.mixed import MIXED, SLOPE, lower_halves, make_mixed_product, pairs_for, to_halves
 from fflm.backend.cuda.products import COLUMNS, FORMS, FOUR, ROWS, STORE, make_float_product
 from fflm.backend.cuda.single import SINGLE
 from fflm.backend.cuda.tf32 import TF32
+from fflm.backend.cuda.wgmma import WGMMA
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
+from fflm.errors import FflmError
 from fflm.parallel.communicator import Communicator
 
 PARTS = 1024
@@ -32,9 +35,10 @@ TABLES = 64
 PRODUCTS = {
     "fp32": {form: make_float_product(SINGLE, "fp32", form) for form in FORMS},
     "tf32": {form: make_float_product(TF32, "tf32", form) for form in FORMS},
-    "mixed": {form: make_mixed_product(form) for form in FORMS},
+    "mixed": {form: make_mixed_product(MIXED, "mixed", form) for form in FORMS},
+    "wgmma": {form: make_mixed_product(WGMMA, "wgmma", form) for form in FORMS},
 }
-"""The kernels of matrix products by their precision and form."""
+"""The kernels of matrix products by their precision and form; ``wgmma`` is mixed precision with this instruction."""
 
 WAVE = 264
 """Number of blocks of a product that run at the same time on an H200: two on each of its 132 multiprocessors.
@@ -123,12 +127,23 @@ class CudaBackend:
         The precision of matrix products: ``fp32``; ``tf32``, where tensor cores multiply operands that are rounded to TF32; or
         ``mixed``, where they are rounded to float16 (Micikevicius et al. 2018). All add in float32, and all arrays that outlive
         an operation are float32.
+    wgmma
+        Whether products in mixed precision use wgmma, an instruction of GPUs with compute capability 9.0. No GPU has confirmed
+        that the results are right, so that only the benchmarks ask for it.
+
+    Raises
+    ------
+    FflmError
+        If the GPU has no wgmma.
     """
 
     name = "cuda"
 
-    def __init__(self, precision: str = "fp32") -> None:
+    def __init__(self, precision: str = "fp32", *, wgmma: bool = False) -> None:
+        if wgmma and cuda.get_current_device().compute_capability != (9, 0):
+            raise FflmError("wgmma needs a GPU with compute capability 9.0")
         self.precision, self._memory = precision, memory_size()
+        self._products, self._columns = PRODUCTS["wgmma" if wgmma else precision], WGMMA.columns if wgmma else COLUMNS
         self.softmax_bytes = softmax_bytes(self._memory, self.mixed)
         self._scratch, self._copies = Scratch(self.empty), PinnedCopies()
         self._borrow = self._scratch.borrow
@@ -148,6 +163,7 @@ class CudaBackend:
             return self
         single = copy(self)
         single.precision, single.softmax_bytes = "fp32", softmax_bytes(self._memory, mixed=False)
+        single._products, single._columns = PRODUCTS["fp32"], COLUMNS
         return single
 
     def _launch(self, kernel: Any, grid: int | tuple[int, ...], *arguments: Any) -> None:
@@ -187,7 +203,7 @@ class CudaBackend:
         ignored. For arguments that the form does not use, the kernel gets arrays of one number.
         """
         rows, columns = c.shape if statistics is None else (len(a), len(b))
-        grid = -(-columns // COLUMNS), -(-rows // ROWS)
+        grid = -(-columns // self._columns), -(-rows // ROWS)
         parts, span = 1, inner
         if FORMS[form][2] == STORE and bias is None:  # with a bias, the kernel also adds up the rows of op(a), all by one block
             parts, span = divide(grid[0] * grid[1], inner)
@@ -197,7 +213,7 @@ class CudaBackend:
         slopes = slopes or Slopes(self._one_matrix, self._one_id, 0.0, 0.0)
         units = (c_float(scale), self._no_unit if unit is None else unit) if self.mixed else ()
         self._launch(
-            PRODUCTS[self.precision][form],
+            self._products[form],
             (*grid, parts),
             a,
             b,
@@ -223,8 +239,13 @@ class CudaBackend:
         """Return a matrix (M, N) as an operand of products.
 
         In mixed precision, this is the matrix times ``unit[0]``, rounded to halves, in the scratch memory with this name;
-        otherwise it is the matrix itself.
+        otherwise it is the matrix itself. For TF32 it is a copy if the rows of the matrix are no whole pieces.
         """
+        if self.precision == "tf32" and values.shape[1] % FOUR:
+            padded = self._borrow(f"pieces of {name}", (len(values), FOUR * -(-values.shape[1] // FOUR)))
+            self.clear(padded)
+            self.copy(values, padded)
+            return padded
         if not self.mixed:
             return values
         shape = len(values), pairs_for(values.shape[1])

@@ -12,6 +12,7 @@ from typing import Any
 
 from cuda.core import LaunchConfig, Stream, launch
 from numba import boolean, cuda, float32, int32, types, uint32
+from numba.cuda.cudadrv.driver import binding, driver
 from numba.cuda.dispatcher import _Kernel
 from numba.np.numpy_support import from_dtype
 
@@ -19,7 +20,7 @@ from fflm.backend.cuda.memory import DeviceArray, use_gpu
 from fflm.compiling import KernelCache
 
 BLOCK = 256
-"""Number of threads in a block, a power of two."""
+"""Number of threads in a block of most kernels, a power of two."""
 
 SCALARS = {ctypes.c_float: float32, ctypes.c_int32: int32, ctypes.c_uint32: uint32, ctypes.c_bool: boolean}
 
@@ -27,13 +28,17 @@ _compiled: dict[Any, Any] = {}
 """Loaded kernels; the key is the kernel in Python and the types of its arguments."""
 
 
-def kernel(name: str | None = None, **options: Any) -> Any:
+def kernel(name: str | None = None, *, threads: int = BLOCK, shared_bytes: int = 0, **options: Any) -> Any:
     """Return a decorator that makes a function a CUDA kernel, which is compiled when it is first launched, and cached on disk.
 
     Parameters
     ----------
     name
         Name of the kernel in the cache, as for `KernelCache`, which profilers show after its Python name; by default that alone.
+    threads
+        Number of threads in a block.
+    shared_bytes
+        Number of bytes of shared memory of a block that the launch provides, which may be more than 48 KiB.
     options
         Options of `numba.cuda.jit`.
     """
@@ -42,6 +47,7 @@ def kernel(name: str | None = None, **options: Any) -> Any:
         if name:
             function.__qualname__ = f"{function.__name__}_{name}".replace(" ", "_")
         dispatcher = cuda.jit(**options)(function)
+        dispatcher.threads, dispatcher.shared_bytes = threads, shared_bytes
         dispatcher._cache = KernelCache(function, name, _Kernel._reduce_states, _rebuild)
         return dispatcher
 
@@ -62,7 +68,7 @@ def launch_kernel(kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ..
     kernel
         A function that is decorated with `kernel`.
     blocks
-        Shape of the grid: the number of blocks in one, two or three dimensions. Each block has `BLOCK` threads.
+        Shape of the grid: the number of blocks in one, two or three dimensions.
     arguments
         The arguments of the kernel: `DeviceArray` or scalars of the types in `SCALARS`.
     """
@@ -78,8 +84,18 @@ def launch_kernel(kernel: Any, blocks: tuple[int, ...], arguments: tuple[Any, ..
             words.append(argument)
     found = _compiled.get(tuple(key))
     if found is None:
-        found = _compiled[tuple(key)] = kernel.compile(signature(arguments)).library.get_cufunc().kernel
-    launch(_stream(stream), _config(blocks), found, *words)
+        found = _compiled[tuple(key)] = _load(kernel, arguments)
+    launch(_stream(stream), _config(blocks, kernel.threads, kernel.shared_bytes), found, *words)
+
+
+def _load(kernel: Any, arguments: tuple[Any, ...]) -> Any:
+    """Return a kernel that is compiled for these arguments and loaded, as cuda.core launches it."""
+    found = kernel.compile(signature(arguments)).library.get_cufunc().kernel
+    if kernel.shared_bytes:
+        attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        device = cuda.get_current_device().id
+        driver.cuKernelSetAttribute(attribute, kernel.shared_bytes, found.handle, device)
+    return found
 
 
 def signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -99,6 +115,6 @@ def _stream(handle: int) -> Stream:
 
 
 @cache
-def _config(blocks: tuple[int, ...]) -> LaunchConfig:
-    """Return the launch configuration of a grid."""
-    return LaunchConfig(grid=blocks, block=BLOCK)
+def _config(blocks: tuple[int, ...], threads: int, shared_bytes: int) -> LaunchConfig:
+    """Return the launch configuration of a grid of blocks with a number of threads, and bytes of shared memory for each."""
+    return LaunchConfig(grid=blocks, block=threads, shmem_size=shared_bytes)

@@ -13,14 +13,11 @@ from typing import Any
 
 from numba import cuda, float32, uint32, uint64
 
-from fflm.backend.cuda.fragments import clear, first, make_store_softmax, offset, store, store_with_bias
-from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
+from fflm.backend.cuda.fragments import FragmentLayout, corner, make_arithmetic
+from fflm.backend.cuda.intrinsics import halves, multiply_add, pair, store_four, transposed_fragments
 from fflm.backend.cuda.kernels import adversarial_margin, block_sum
 from fflm.backend.cuda.launching import BLOCK, kernel
-from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, make_product, read_four
-
-DEPTH = 32
-"""Number of positions of the inner dimension that are read in a step."""
+from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, make_product, read_four
 
 WIDTH = 8
 """Number of halves in a piece."""
@@ -31,11 +28,8 @@ SLOPE = 2.0**10
 Halves could represent gradients up to 64 after this. Without the penalty on normalizers they are at most 1.
 """
 
-# Operands in shared memory, measured in pairs. A line is part of a row of the matrix as it is stored, so it lies along the inner
-# dimension or across it. `place_piece` says where the pieces of a line are.
-_ALONG = DEPTH // 2
-_ACROSS = ROWS // 2  # ROWS and COLUMNS are equal
-_OPERAND = ROWS * _ALONG  # an operand has ROWS lines of this length or DEPTH lines of the other, which is the same
+_LINE = ROWS // 2
+"""Number of pairs in a line across the inner dimension, in shared memory."""
 
 
 def pairs_for(columns: int) -> int:
@@ -87,14 +81,6 @@ def lower_halves(hidden, weight, targets, adversarial, exponentials, totals, noi
 
 
 @cuda.jit(device=True, forceinline=True)
-def read_piece(matrix, line, piece):
-    """Return the four pairs of piece number ``piece`` of a line of a matrix (lines, pairs); zeros outside of the matrix."""
-    if is_inside(matrix, line, uint32(FOUR) * piece):
-        return load_four(matrix, flat_index(matrix, line, uint32(FOUR) * piece))
-    return uint32(0), uint32(0), uint32(0), uint32(0)
-
-
-@cuda.jit(device=True, forceinline=True)
 def slope_pair(exponentials, number, factor, place, hit, spread, own):
     """Return the gradients of two logits as a pair, given their exponentials as a pair.
 
@@ -110,108 +96,56 @@ def slope_pair(exponentials, number, factor, place, hit, spread, own):
 
 
 @cuda.jit(device=True, forceinline=True)
-def slope_piece(words, q, factor, place, hit, spread, own):
-    """Replace the exponentials of eight logits, the four pairs words[q] of words (reads, 4), by the gradients of the logits."""
-    words[q, 0] = slope_pair(words[q, 0], 0, factor, place, hit, spread, own)
-    words[q, 1] = slope_pair(words[q, 1], 2, factor, place, hit, spread, own)
-    words[q, 2] = slope_pair(words[q, 2], 4, factor, place, hit, spread, own)
-    words[q, 3] = slope_pair(words[q, 3], 6, factor, place, hit, spread, own)
+def slope_piece(words, factor, place, hit, spread, own):
+    """Replace the exponentials of eight logits, the four pairs words (4,), by the gradients of the logits."""
+    words[0] = slope_pair(words[0], 0, factor, place, hit, spread, own)
+    words[1] = slope_pair(words[1], 2, factor, place, hit, spread, own)
+    words[2] = slope_pair(words[2], 4, factor, place, hit, spread, own)
+    words[3] = slope_pair(words[3], 6, factor, place, hit, spread, own)
 
 
 @cuda.jit(device=True, forceinline=True)
-def compute_slopes(words, q, factor, place, hit, spread, own):
+def compute_slopes(words, factor, place, hit, spread, own):
     """Replace exponentials by gradients as `slope_piece` does, but faster for pieces without a target, which most pieces are."""
     if place < uint32(WIDTH):
-        slope_piece(words, q, factor, place, hit, spread, own)
+        slope_piece(words, factor, place, hit, spread, own)
     elif place != uint32(OUTSIDE):  # with this constant, the compiler removes the comparisons of places
-        slope_piece(words, q, factor, uint32(OUTSIDE), hit, spread, own)
+        slope_piece(words, factor, uint32(OUTSIDE), hit, spread, own)
 
 
 @cuda.jit(device=True, forceinline=True)
-def place_piece(line, piece, along):
-    """Return the index in shared memory of a piece of a line, relative to where the operand begins.
+def place_across(line, piece):
+    """Return the index in shared memory of a piece of a line across the inner dimension, relative to where the operand begins.
 
-    ``along`` says whether lines lie along the inner dimension, as in `products`. Shared memory has 32 banks, and a piece takes
-    four of them. Eight threads write pieces at the same time, and later the eight lines of a fragment's matrix are read at the
-    same time. The pieces of a line are permuted (by an exclusive or with the number of the line), so that both use all banks.
-    Two lines along the inner dimension take all banks, therefore both are permuted in the same way.
+    The pieces of a line are permuted as by `fragments.place_along`, but a line takes all 32 banks twice.
     """
-    if along:
-        return uint32(line * uint32(_ALONG) + (piece ^ line // uint32(2) % uint32(4)) * uint32(FOUR))
-    return uint32(line * uint32(_ACROSS) + (piece ^ line % uint32(8)) * uint32(FOUR))
+    return uint32(line * uint32(_LINE) + (piece ^ line % uint32(8)) * uint32(FOUR))
 
 
 @cuda.jit(device=True, forceinline=True)
-def write_piece(shared, start, line, piece, pairs, along):
-    """Write the four pairs of a piece to shared memory (uint32), where the operand begins at ``start``."""
-    store_four(shared, uint32(start + place_piece(line, piece, along)), pairs)
+def locate_left(thread):
+    """Return the index as `fragments.locate_left` does, for lines across the inner dimension."""
+    lane, (down, _) = uint32(thread % uint32(32)), corner(thread)
+    return place_across(lane // uint32(16) * uint32(8) + lane % uint32(8), down // uint32(8) + lane // uint32(8) % uint32(2))
 
 
 @cuda.jit(device=True, forceinline=True)
-def locate(thread, left_along, right_along):
-    """Return the indices in shared memory of the line of op(a) and of the line of op(b) that a thread passes to `fragments`.
-
-    A lane passes line lane % 8 of matrix lane // 8 of the four matrices of 8 x 8 halves that are loaded together. For op(a),
-    these are the upper and the lower matrix of a fragment, and then those to their right. For op(b), they are the first and the
-    second matrix along the inner dimension, and then the same of the next eight columns.
-    """
-    lane, warp = uint32(thread % uint32(32)), uint32(thread // uint32(32))
-    down, across = uint32(warp // uint32(4) * uint32(64)), uint32(warp % uint32(4) * uint32(32))
-    line, odd, high = lane % uint32(8), lane // uint32(8) % uint32(2), lane // uint32(16)
-    if left_along:
-        left = place_piece(down + odd * uint32(8) + line, high, True)
-    else:
-        left = place_piece(high * uint32(8) + line, down // uint32(8) + odd, False)
-    if right_along:
-        right = place_piece(across + high * uint32(8) + line, odd, True)
-    else:
-        right = place_piece(odd * uint32(8) + line, across // uint32(8) + high, False)
-    return left, right
+def locate_right(thread):
+    """Return the index as `fragments.locate_right` does, for lines across the inner dimension."""
+    lane, (_, across) = uint32(thread % uint32(32)), corner(thread)
+    return place_across(lane // uint32(8) % uint32(2) * uint32(8) + lane % uint32(8), across // uint32(8) + lane // uint32(16))
 
 
 @cuda.jit(device=True, forceinline=True)
-def sixteen_lines(index, number, along):
-    """Return the index in shared memory of the same piece ``number`` times 16 lines below."""
-    return index + uint64(16 * number * (_ALONG if along else _ACROSS))
+def load_across(shared, index, half, i):
+    """Return the fragments as `fragments.load_along` does, for lines across the inner dimension."""
+    return transposed_fragments(shared, (index ^ uint64(2 * FOUR * i)) + uint64(16 * _LINE * half))
 
 
 @cuda.jit(device=True, forceinline=True)
-def two_pieces(index, number):
-    """Return the index in shared memory of the piece of the same line that is ``number`` times two pieces to the right.
-
-    The number of the piece at ``index`` must have zeros where that of 2 ``number`` has ones, in binary.
-    """
-    return index ^ uint64(2 * FOUR * number)
-
-
-@cuda.jit(device=True, forceinline=True)
-def multiply_fragments(sums, shared, left, left_along, right, right_along):
-    """Add the products of 4 fragments of op(a) and 4 fragments of op(b) to the sums (4, 4, 4) of each thread of a warp.
-
-    shared (uint32) is the shared memory. ``left`` and ``right`` are the indices of the thread's lines of the first fragments.
-    """
-    rights = cuda.local.array((4, 2), uint32)
-    for j in range(2):
-        if right_along:
-            four = fragments(shared, sixteen_lines(right, j, True))
-        else:
-            four = transposed_fragments(shared, two_pieces(right, j))
-        rights[2 * j, 0], rights[2 * j, 1], rights[2 * j + 1, 0], rights[2 * j + 1, 1] = four
-    for i in range(4):
-        a = fragments(shared, sixteen_lines(left, i, True)) if left_along else transposed_fragments(shared, two_pieces(left, i))
-        for j in range(4):
-            c = multiply_add(a, (rights[j, 0], rights[j, 1]), (sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3]))
-            sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3] = c
-
-
-@cuda.jit(device=True, forceinline=True)
-def multiply_step(sums, shared, left, right, left_along, right_along):
-    """Add the products of a step to sums (4, 4, 4). A step has 32 positions of the inner dimension, which is twice a fragment."""
-    left, right = uint64(left), uint64(right) + uint64(_OPERAND)
-    for half in range(2):
-        a = two_pieces(left, half) if left_along else sixteen_lines(left, half, False)
-        b = two_pieces(right, half) if right_along else sixteen_lines(right, half, False)
-        multiply_fragments(sums, shared, a, left_along, b, right_along)
+def unchanged(words):
+    """Return the words."""
+    return words
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -222,31 +156,23 @@ def store_two(c, row, column, first, second):
         c[row, at] = pair(first, second)
 
 
-MIXED = Arithmetic(
+MIXED = make_arithmetic(
     width=WIDTH,
-    depth=DEPTH,
     word=uint32,
-    operand_words=_OPERAND,
-    sums=(4, 4, 4),
-    clear=clear,
-    read=read_piece,
+    across=FragmentLayout(place_across, _LINE, locate_left, locate_right, load_across, load_across),
     compute_slopes=compute_slopes,
-    write=write_piece,
-    locate=locate,
-    multiply=multiply_step,
-    first=first,
-    offset=offset,
-    store=store,
-    store_with_bias=store_with_bias,
-    store_softmax=make_store_softmax(store_two),
+    rounded=unchanged,
+    multiply_add=multiply_add,
+    store_two=store_two,
 )
 
 
-def make_mixed_product(form: str) -> Any:
-    """Return the kernel of matrix products of a form (one of `FORMS`) in mixed precision."""
-    compute = make_product(MIXED, form)
+def make_mixed_product(arithmetic: Arithmetic, name: str, form: str) -> Any:
+    """Return the kernel of matrix products of a form (one of `FORMS`) in mixed precision, with an arithmetic of this name."""
+    compute, threads = make_product(arithmetic, form), arithmetic.threads
+    shared_bytes = 4 * arithmetic.shared_words if arithmetic.dynamic else 0
 
-    @kernel(form, launch_bounds=(BLOCK, 2))
+    @kernel(f"{name} {form}", threads=threads, shared_bytes=shared_bytes, launch_bounds=(threads, 1 if shared_bytes else 2))
     def product(a, b, c, inner, span, alpha, unit, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
         """Compute c (M, N) = op(a) (M, K) op(b) (K, N); a and b are uint32 pairs of halves, and `products` has the parameters.
 

@@ -2,7 +2,7 @@
 
 A product is c = op(a) op(b), where op is the identity, the transpose, or the computation of gradients of logits. A block of
 threads computes a tile of `ROWS` x `COLUMNS` numbers of c, in steps along the inner dimension. While the operands of one step are
-multiplied, those of the next step are read into registers. They are then written to the other of two buffers in shared memory.
+multiplied, those of later steps are read: by `single` into registers, and by `pipeline`, for tensor cores, into shared memory.
 
 A *word* has four bytes: a float32, or a pair of halves (float16). Threads read operands in *pieces* of `FOUR` adjacent words. A
 *line* is a row of an operand as it is stored in memory. Depending on the form of the product, lines lie along the inner dimension
@@ -41,13 +41,14 @@ factors, targets, hit, spread
     of the target.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from numba import cuda, float32, uint32, uint64
 
-from fflm.backend.cuda.intrinsics import load_four
-from fflm.backend.cuda.launching import BLOCK, kernel
+from fflm.backend.cuda.intrinsics import as_floats, load_four
+from fflm.backend.cuda.launching import kernel
 from fflm.backend.formulas import activate
 
 ROWS, COLUMNS = 128, 128
@@ -87,31 +88,25 @@ class Arithmetic:
 
     Attributes
     ----------
+    threads
+        Number of threads in a block.
+    columns
+        Number of columns of the tile, a multiple of `COLUMNS`. The maxima and sums of a softmax are those of `COLUMNS` columns.
     width
         Number of numbers in a piece.
-    depth
-        Number of positions of the inner dimension in a step.
     word
         The type of a word of the operands, for Numba.
-    operand_words
-        Number of words of shared memory that an operand takes in a step.
+    shared_words
+        Number of words of shared memory. All of it is free for other use when the products are added.
+    dynamic
+        Whether the launch provides the shared memory, which is more than 48 KiB. It is then aligned to 1,024 bytes.
     sums
         Shape of the float32 array of a thread's numbers of the tile.
-    clear
-        ``(sums)``: set the sums to 0.
-    read
-        ``(matrix, line, piece)``: return the four words of a piece of a line; zeros outside of the matrix.
-    compute_slopes
-        ``(words, q, factor, place, hit, spread, own)``: replace the exponentials words[q] of words (reads, 4) by gradients of
-        logits, and add these to own (width,). ``place`` is the number of the target in the piece (at least ``width`` if the piece
-        does not contain the target), or `OUTSIDE`.
-    write
-        ``(shared, start, line, piece, words, along)``: write a piece of an operand to shared memory.
-    locate
-        ``(thread, left_along, right_along)``: return the indices in shared memory where the thread's parts of both operands
-        begin.
-    multiply
-        ``(sums, shared, left, right, left_along, right_along)``: add the products of a step to the sums.
+    make_loop
+        ``(form)``: return the device function ``(sums, own, shared, a, b, row0, column0, begin, stop, factors, targets, hit,
+        spread)``, which adds op(a) op(b), from position ``begin`` of the inner dimension to ``stop``, to the sums, and for
+        `SLOPES_TRANSPOSED` the pieces of op(a) that the thread reads to own (width,). ``row0`` and ``column0`` are the first row
+        and column of the tile. All threads have passed a barrier at the end.
     first
         ``(thread)``: return the row and the column, in the tile, of the first number of a thread.
     offset
@@ -122,25 +117,22 @@ class Arithmetic:
         ``(sums, c, bias, rows, row, column)``: store the sums plus the bias of their columns.
     store_softmax
         ``(sums, statistics, bias, c, stored, highest, totals, row0, row, column)``: finish a product with `SOFTMAX`, or if not
-        ``stored``, with `STATISTICS`. ``statistics`` is shared memory (BLOCK width,) float32.
+        ``stored``, with `STATISTICS`. ``statistics`` is the shared memory, as float32.
     """
 
+    threads: int
+    columns: int
     width: int
-    depth: int
     word: Any
-    operand_words: int
+    shared_words: int
     sums: tuple[int, ...]
-    clear: Any
-    read: Any
-    compute_slopes: Any
-    write: Any
-    locate: Any
-    multiply: Any
+    make_loop: Callable[[str], Any]
     first: Any
     offset: Any
     store: Any
     store_with_bias: Any
     store_softmax: Any
+    dynamic: bool = False
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -184,54 +176,15 @@ def locate_piece(number, pieces, along, origin, inner, width):
     return uint32(inner + line), uint32(origin // uint32(width) + piece)
 
 
-def make_transfer(arithmetic: Arithmetic, form: str) -> tuple[Any, Any]:
-    """Return two device functions: one reads the operands of a step into registers, the other writes them to shared memory."""
-    slopes = FORMS[form][0] in (SLOPES, SLOPES_TRANSPOSED)
-    left_along, right_along = lines_along(form)
-    width, operand_words = arithmetic.width, arithmetic.operand_words
-    along, across = arithmetic.depth // width, ROWS // width  # pieces per step in a line along the inner dimension, or across it
-    left_pieces, right_pieces = along if left_along else across, along if right_along else across
-    reads = pieces_of_thread(arithmetic)
-    read, compute_slopes, write = arithmetic.read, arithmetic.compute_slopes, arithmetic.write
+@cuda.jit(device=True, forceinline=True)
+def read_factor(a, line, piece, factors, targets, width):
+    """Return what the gradients of the logits of a piece of a (B, V) need: the factor, and the number of the target in the piece.
 
-    @cuda.jit(device=True, forceinline=True)
-    def read_step(a, b, row0, column0, k0, lefts, rights, factors, targets, factor, place):
-        """Read the thread's pieces of the step that begins at position k0 of the inner dimension.
-
-        The words are stored in lefts and rights (reads, 4), and what `compute_slopes` needs, in factor and place (reads,).
-        ``row0`` and ``column0`` are the first row and column of the tile.
-        """
-        thread = uint32(cuda.threadIdx.x)
-        for q in range(reads):  # adjacent threads read adjacent pieces
-            number = uint32(thread + uint32(q * BLOCK))
-            line, piece = locate_piece(number, left_pieces, left_along, row0, k0, width)
-            lefts[q, 0], lefts[q, 1], lefts[q, 2], lefts[q, 3] = read(a, line, piece)
-            if slopes:
-                factor[q], place[q] = float32(0), uint32(OUTSIDE)
-                if is_inside(a, line, uint32(FOUR) * piece):
-                    factor[q] = factors[line, piece // uint32(COLUMNS // width)]
-                    place[q] = uint32(uint32(targets[line]) - uint32(width) * piece)  # below width if the target is in the piece
-            line, piece = locate_piece(number, right_pieces, right_along, column0, k0, width)
-            rights[q, 0], rights[q, 1], rights[q, 2], rights[q, 3] = read(b, line, piece)
-
-    @cuda.jit(device=True, forceinline=True)
-    def write_step(shared, buffer, lefts, rights, factor, place, hit, spread, own):
-        """Write what `read_step` has read to shared memory, from index ``buffer`` on.
-
-        If the form has slopes, they are computed first, and added to own (width,).
-        """
-        thread = uint32(cuda.threadIdx.x)
-        for q in range(reads):
-            number = uint32(thread + uint32(q * BLOCK))
-            if slopes:
-                compute_slopes(lefts, q, factor[q], place[q], hit, spread, own)
-            line, piece = number // uint32(left_pieces), number % uint32(left_pieces)
-            write(shared, buffer, line, piece, (lefts[q, 0], lefts[q, 1], lefts[q, 2], lefts[q, 3]), left_along)
-            line, piece = number // uint32(right_pieces), number % uint32(right_pieces)
-            words = rights[q, 0], rights[q, 1], rights[q, 2], rights[q, 3]
-            write(shared, uint32(buffer + uint32(operand_words)), line, piece, words, right_along)
-
-    return read_step, write_step
+    The number is at least ``width`` if the piece does not contain the target, and `OUTSIDE` if it is outside of the matrix.
+    """
+    if is_inside(a, line, uint32(FOUR) * piece):
+        return factors[line, piece // uint32(COLUMNS // width)], uint32(uint32(targets[line]) - uint32(width) * piece)
+    return float32(0), uint32(OUTSIDE)
 
 
 def lines_along(form: str) -> tuple[bool, bool]:
@@ -240,22 +193,17 @@ def lines_along(form: str) -> tuple[bool, bool]:
     return left in (PLAIN, SLOPES), right == TRANSPOSED
 
 
-def pieces_of_thread(arithmetic: Arithmetic) -> int:
-    """Return the number of pieces of each operand that a thread reads in a step."""
-    return ROWS * arithmetic.depth // arithmetic.width // BLOCK
-
-
 def make_row_sums(arithmetic: Arithmetic) -> Any:
     """Return the device function that adds up the rows of op(a); each thread has a part of the sums of ``width`` rows."""
     width = arithmetic.width
     across = ROWS // width
-    readers = BLOCK // across  # number of threads that read the same rows of op(a), whose lines lie across the inner dimension
+    readers = arithmetic.threads // across  # threads that read the same rows of op(a), whose lines lie across the inner dimension
 
     @cuda.jit(device=True, forceinline=True)
     def store_row_sums(own, statistics, bias, row0, rows, alpha, beta):
         """Store ``alpha`` times the sums of own (width,) over the threads, plus ``beta`` times the old content, in bias (M,).
 
-        statistics (BLOCK width,) is shared memory, ``row0`` the first row of the tile, and ``rows`` is M.
+        statistics (threads width,) is shared memory, ``row0`` the first row of the tile, and ``rows`` is M.
         """
         thread = uint32(cuda.threadIdx.x)
         for q in range(width):
@@ -274,13 +222,14 @@ def make_row_sums(arithmetic: Arithmetic) -> Any:
 def make_activation(arithmetic: Arithmetic) -> Any:
     """Return the device function that stores a tile of the outputs of a layer."""
     store_with_bias, offset = arithmetic.store_with_bias, arithmetic.offset
+    numbers = ROWS * arithmetic.columns // arithmetic.threads
 
     @cuda.jit(device=True, forceinline=True)
     def store_activated(sums, c, bias, code, gamma, rows, columns, row, column):
         """Store the activations of a thread's sums plus bias (N,) in c (M, N); ``row``, ``column`` is the place of its first."""
         store_with_bias(sums, c, bias, rows, row, column)
         # This loop reads the sums from c again, so that it need not be unrolled: all activation functions are too much code.
-        for number in range(ROWS * COLUMNS // BLOCK):
+        for number in range(numbers):
             down, right_of = offset(uint32(number))
             y, x = uint32(row + down), uint32(column + right_of)
             if y < rows and x < columns:
@@ -292,45 +241,28 @@ def make_activation(arithmetic: Arithmetic) -> Any:
 def make_product(arithmetic: Arithmetic, form: str) -> Any:
     """Return the device function that computes a product of one of the `FORMS`, which is all that a kernel of products calls."""
     left, _, end = FORMS[form]
-    left_along, right_along = lines_along(form)
-    width, depth, word, sums_shape = arithmetic.width, arithmetic.depth, arithmetic.word, arithmetic.sums
-    reads = pieces_of_thread(arithmetic)
-    step_words, shared_words = 2 * arithmetic.operand_words, 4 * arithmetic.operand_words
-    statistics_size = BLOCK * width
-    read_step, write_step = make_transfer(arithmetic, form)
+    width, word, sums_shape, columns_of_tile = arithmetic.width, arithmetic.word, arithmetic.sums, arithmetic.columns
+    shared_words, alignment = (0, 1024) if arithmetic.dynamic else (arithmetic.shared_words, 16)
+    add_products = arithmetic.make_loop(form)
     store_row_sums, store_activated = make_row_sums(arithmetic), make_activation(arithmetic)
-    clear, locate, multiply, first = arithmetic.clear, arithmetic.locate, arithmetic.multiply, arithmetic.first
-    store, store_softmax = arithmetic.store, arithmetic.store_softmax
+    first, store, store_softmax = arithmetic.first, arithmetic.store, arithmetic.store_softmax
 
     @cuda.jit(device=True, forceinline=True)
     def product(a, b, c, inner, span, alpha, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
         """Compute c (M, N) = op(a) (M, K) op(b) (K, N), or what else the form says; the module's docstring has the parameters."""
-        shared = cuda.shared.array(shared_words, word, alignment=16)
-        statistics = cuda.shared.array(statistics_size, float32)
+        shared = cuda.shared.array(shared_words, word, alignment=alignment)
         sums = cuda.local.array(sums_shape, float32)
-        lefts, rights = cuda.local.array((reads, FOUR), word), cuda.local.array((reads, FOUR), word)  # pieces of the next step
-        factor, place = cuda.local.array(reads, float32), cuda.local.array(reads, uint32)
         own = cuda.local.array(width, float32)  # the thread's part of the sums of the rows of op(a) that it reads
-        thread = uint32(cuda.threadIdx.x)
-        row0, column0 = uint32(uint32(cuda.blockIdx.y) * uint32(ROWS)), uint32(uint32(cuda.blockIdx.x) * uint32(COLUMNS))
-        left_place, right_place = locate(thread, left_along, right_along)
-        clear(sums)
+        row0 = uint32(uint32(cuda.blockIdx.y) * uint32(ROWS))
+        column0 = uint32(uint32(cuda.blockIdx.x) * uint32(columns_of_tile))
         for q in range(width):
             own[q] = float32(0)
         begin = uint32(uint32(cuda.blockIdx.z) * span)
         stop = min(inner, uint32(begin + span))
-        steps = (stop - begin + uint32(depth - 1)) // uint32(depth)
-        for step in range(steps + uint32(1)):  # each iteration reads a step, and multiplies the step that was read before
-            k0 = uint32(begin + uint32(step) * uint32(depth))
-            read_step(a, b, row0, column0, k0, lefts, rights, factors, targets, factor, place)
-            if step > 0:
-                buffer = uint32((uint32(step) + uint32(1)) % uint32(2) * uint32(step_words))
-                multiply(sums, shared, uint32(buffer + left_place), uint32(buffer + right_place), left_along, right_along)
-            buffer = uint32(uint32(step) % uint32(2) * uint32(step_words))
-            write_step(shared, buffer, lefts, rights, factor, place, hit, spread, own)
-            cuda.syncthreads()
+        add_products(sums, own, shared, a, b, row0, column0, begin, stop, factors, targets, hit, spread)
+        statistics = as_floats(shared)
         rows, columns = uint32(c.shape[0]) // uint32(cuda.gridDim.z), uint32(c.shape[1])
-        down, right_of = first(thread)
+        down, right_of = first(uint32(cuda.threadIdx.x))
         row, column = uint32(row0 + down), uint32(column0 + right_of)
         if left == SLOPES_TRANSPOSED and column0 == uint32(0):
             store_row_sums(own, statistics, bias, row0, rows, alpha, beta)
@@ -351,7 +283,7 @@ def make_float_product(arithmetic: Arithmetic, precision: str, form: str) -> Any
     """
     compute = make_product(arithmetic, form)
 
-    @kernel(f"{precision} {form}", launch_bounds=(BLOCK, 2))
+    @kernel(f"{precision} {form}", threads=arithmetic.threads, launch_bounds=(arithmetic.threads, 2))
     def product(a, b, c, inner, span, beta, bias, code, gamma, highest, totals, factors, targets, hit, spread):
         """Compute c (M, N) = op(a) (M, K) op(b) (K, N); all arrays are float32, and the module's docstring has the parameters."""
         compute(a, b, c, inner, span, float32(1), beta, bias, code, gamma, highest, totals, factors, targets, hit, spread)

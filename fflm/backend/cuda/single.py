@@ -6,12 +6,29 @@ compiler would not unroll them.
 """
 
 import math
+from typing import Any
 
 from numba import cuda, float32, uint32, uint64
 
 from fflm.backend.cuda.intrinsics import load_four, store_four
 from fflm.backend.cuda.kernels import ALL_LANES, larger
-from fflm.backend.cuda.products import COLUMNS, FOUR, OUTSIDE, ROWS, Arithmetic, flat_index, is_inside, read_four
+from fflm.backend.cuda.launching import BLOCK
+from fflm.backend.cuda.products import (
+    COLUMNS,
+    FORMS,
+    FOUR,
+    OUTSIDE,
+    ROWS,
+    SLOPES,
+    SLOPES_TRANSPOSED,
+    Arithmetic,
+    flat_index,
+    is_inside,
+    lines_along,
+    locate_piece,
+    read_factor,
+    read_four,
+)
 
 DEPTH = 8
 """Number of positions of the inner dimension that are read in a step."""
@@ -24,12 +41,6 @@ EACH = 8
 _LINE = ROWS + FOUR
 _OPERAND = DEPTH * _LINE
 _ACROSS = COLUMNS // EACH  # number of threads that share a row of the tile, which is half a warp
-
-
-@cuda.jit(device=True, forceinline=True)
-def read_piece(matrix, line, piece):
-    """Return the four numbers of piece number ``piece`` of a line of a matrix (lines, columns); zeros outside of the matrix."""
-    return read_four(matrix, line, uint32(FOUR) * piece)
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -67,7 +78,7 @@ def write_piece(shared, start, line, piece, numbers, along):
 
 
 @cuda.jit(device=True, forceinline=True)
-def locate(thread, left_along, right_along):
+def locate(thread):
     """Return the indices in shared memory where a thread's numbers of op(a) and of op(b) begin."""
     return thread // uint32(_ACROSS) * uint32(FOUR), uint32(_OPERAND) + thread % uint32(_ACROSS) * uint32(FOUR)
 
@@ -89,7 +100,7 @@ def multiply_line(sums, shared, left, right):
 
 
 @cuda.jit(device=True, forceinline=True)
-def multiply_step(sums, shared, left, right, left_along, right_along):
+def multiply_step(sums, shared, left, right):
     """Add the products of a step, which has `DEPTH` lines of each operand, to sums (8, 8)."""
     left, right = uint64(left), uint64(right)
     multiply_line(sums, shared, left, right)
@@ -108,6 +119,69 @@ def clear(sums):
     for i in range(EACH):
         for j in range(EACH):
             sums[i, j] = float32(0)
+
+
+def make_loop(form: str) -> Any:
+    """Return the loop of a product of a form, as `Arithmetic.make_loop`; it has two buffers in shared memory."""
+    slopes = FORMS[form][0] in (SLOPES, SLOPES_TRANSPOSED)
+    left_along, right_along = lines_along(form)
+    along, across = DEPTH // FOUR, ROWS // FOUR  # pieces per step in a line along the inner dimension, or across it
+    left_pieces, right_pieces = along if left_along else across, along if right_along else across
+    reads = ROWS * along // BLOCK  # number of pieces of each operand that a thread reads in a step
+
+    @cuda.jit(device=True, forceinline=True)
+    def read_step(a, b, row0, column0, k0, lefts, rights, factors, targets, factor, place):
+        """Read the thread's pieces of the step that begins at position k0 of the inner dimension.
+
+        The words are stored in lefts and rights (reads, 4), and what `compute_slopes` needs, in factor and place (reads,).
+        ``row0`` and ``column0`` are the first row and column of the tile.
+        """
+        thread = uint32(cuda.threadIdx.x)
+        for q in range(reads):  # adjacent threads read adjacent pieces
+            number = uint32(thread + uint32(q * BLOCK))
+            line, piece = locate_piece(number, left_pieces, left_along, row0, k0, FOUR)
+            lefts[q, 0], lefts[q, 1], lefts[q, 2], lefts[q, 3] = read_four(a, line, uint32(FOUR) * piece)
+            if slopes:
+                factor[q], place[q] = read_factor(a, line, piece, factors, targets, FOUR)
+            line, piece = locate_piece(number, right_pieces, right_along, column0, k0, FOUR)
+            rights[q, 0], rights[q, 1], rights[q, 2], rights[q, 3] = read_four(b, line, uint32(FOUR) * piece)
+
+    @cuda.jit(device=True, forceinline=True)
+    def write_step(shared, buffer, lefts, rights, factor, place, hit, spread, own):
+        """Write what `read_step` has read to shared memory, from index ``buffer`` on.
+
+        If the form has slopes, they are computed first, and added to own (4,).
+        """
+        thread = uint32(cuda.threadIdx.x)
+        for q in range(reads):
+            number = uint32(thread + uint32(q * BLOCK))
+            if slopes:
+                compute_slopes(lefts, q, factor[q], place[q], hit, spread, own)
+            line, piece = number // uint32(left_pieces), number % uint32(left_pieces)
+            write_piece(shared, buffer, line, piece, (lefts[q, 0], lefts[q, 1], lefts[q, 2], lefts[q, 3]), left_along)
+            line, piece = number // uint32(right_pieces), number % uint32(right_pieces)
+            words = rights[q, 0], rights[q, 1], rights[q, 2], rights[q, 3]
+            write_piece(shared, uint32(buffer + uint32(_OPERAND)), line, piece, words, right_along)
+
+    @cuda.jit(device=True, forceinline=True)
+    def add_products(sums, own, shared, a, b, row0, column0, begin, stop, factors, targets, hit, spread):
+        """Add op(a) op(b) to sums (8, 8), which are cleared before, and if the form has slopes, these to own (4,)."""
+        lefts, rights = cuda.local.array((reads, FOUR), float32), cuda.local.array((reads, FOUR), float32)  # of the next step
+        factor, place = cuda.local.array(reads, float32), cuda.local.array(reads, uint32)
+        left, right = locate(uint32(cuda.threadIdx.x))
+        clear(sums)
+        steps = (stop - begin + uint32(DEPTH - 1)) // uint32(DEPTH)
+        for step in range(steps + uint32(1)):  # each iteration reads a step, and multiplies the step that was read before
+            k0 = uint32(begin + uint32(step) * uint32(DEPTH))
+            read_step(a, b, row0, column0, k0, lefts, rights, factors, targets, factor, place)
+            if step > 0:
+                buffer = uint32((uint32(step) + uint32(1)) % uint32(2) * uint32(2 * _OPERAND))
+                multiply_step(sums, shared, uint32(buffer + left), uint32(buffer + right))
+            buffer = uint32(uint32(step) % uint32(2) * uint32(2 * _OPERAND))
+            write_step(shared, buffer, lefts, rights, factor, place, hit, spread, own)
+            cuda.syncthreads()
+
+    return add_products
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -230,17 +304,13 @@ def store_softmax(sums, statistics, bias, c, stored, highest, totals, row0, row,
 
 
 SINGLE = Arithmetic(
+    threads=BLOCK,
+    columns=COLUMNS,
     width=FOUR,
-    depth=DEPTH,
     word=float32,
-    operand_words=_OPERAND,
+    shared_words=4 * _OPERAND,
     sums=(EACH, EACH),
-    clear=clear,
-    read=read_piece,
-    compute_slopes=compute_slopes,
-    write=write_piece,
-    locate=locate,
-    multiply=multiply_step,
+    make_loop=make_loop,
     first=first,
     offset=offset,
     store=store,

@@ -17,9 +17,9 @@ from numba import cuda, float32, typeof, uint32
 from fflm.backend.cuda import backend as cuda_backend
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.backend import softmax_bytes
+from fflm.backend.cuda.intrinsics import commit_copies, copy_four, make_wait
 from fflm.backend.cuda.launching import BLOCK
-from fflm.backend.cuda.mixed import read_piece as read_halves
-from fflm.backend.cuda.products import read_four
+from fflm.backend.cuda.products import flat_index, read_four
 from fflm.backend.cuda.single import add_four
 from fflm.backend.protocol import StepNumbers
 
@@ -217,13 +217,19 @@ def test_largest_gradients_of_logits_stay_finite_as_halves(penalty, log_z):
 # Addresses beyond 32 bits.
 
 
+wait_for_copies = make_wait(0)
+
+
 @cuda.jit
 def double_numbers(matrix, halves, line):
     """Double the numbers and the pairs 4 to 7 of a line of two matrices, read and written as products do."""
+    shared = cuda.shared.array(4, uint32, alignment=16)
     add_four(matrix, line, uint32(4), read_four(matrix, line, uint32(4)), float32(1))
-    pairs = read_halves(halves, line, uint32(1))
+    copy_four(shared, uint32(0), halves, flat_index(halves, line, uint32(4)), True)
+    commit_copies()
+    wait_for_copies()
     for q in range(4):
-        halves[line, uint32(4 + q)] = uint32(2) * pairs[q]
+        halves[line, uint32(4 + q)] = uint32(2) * shared[uint32(q)]
 
 
 @pytest.mark.skipif(REAL, reason="the matrix takes 17 GB")

@@ -24,9 +24,8 @@ from test_cuda import NETWORK, RUNS, train_ten_steps
 from fflm.backend import devices as backend_devices
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cuda import backend as cuda_backend
+from fflm.backend.cuda import fragments, pipeline, products
 from fflm.backend.cuda import mixed as cuda_mixed
-from fflm.backend.cuda import products
-from fflm.backend.cuda.launching import BLOCK
 from fflm.errors import FflmError
 from fflm.models.classifier import train as classifier
 from fflm.models.neural import train
@@ -114,35 +113,20 @@ def test_mixed_operations_round_in_same_places_as_numpy(rows, words, size):
         assert_close(found, expected, SAME_ROUNDING, unit=unit)
 
 
-@pytest.mark.parametrize("along", [True, False])
-def test_accesses_to_shared_memory_have_no_bank_conflicts(along, monkeypatch):
-    """Eight threads at a time read or write 16 bytes each, from all 32 banks of four bytes."""
-    monkeypatch.setattr(cuda_mixed, "place_piece", place := cuda_mixed.place_piece.py_func)
-    pieces = (cuda_mixed.DEPTH if along else products.ROWS) // cuda_mixed.WIDTH
-    written = [place(np.uint32(number // pieces), np.uint32(number % pieces), along) for number in range(products.ROWS * 4)]
-    assert sorted(written) == list(range(0, 4 * len(written), 4))
-    read = [cuda_mixed.locate.py_func(np.uint32(thread), along, along) for thread in range(BLOCK)]
-    for indices in (written, *zip(*read, strict=True)):
-        for first in range(0, len(indices), 8):
-            assert len({index % 32 // 4 for index in indices[first : first + 8]}) == 8
-
-
 BUGS = {
-    "no barrier": ("to weights", "            cuda.syncthreads()\n        rows, columns", "        rows, columns"),
-    "a single buffer": (
-        "to weights",
-        "buffer = uint32(uint32(step) % uint32(2)",
-        "buffer = uint32(uint32(step + 1) % uint32(2)",
-    ),
+    "no barrier": ("to weights", "pipeline", "            cuda.syncthreads()\n\n    return", "\n    return"),
+    "a wait for too few copies": ("to weights", "pipeline", "make_wait(stages - 2)", "make_wait(stages - 1)"),
+    "copies to the stage that is read": ("to weights", "pipeline", "copy_step(shared, free,", "copy_step(shared, stage,"),
     "another tile's factors": (
         "slopes to inputs",
+        "products",
         "factors[line, piece // uint32(COLUMNS // width)",
         "factors[line, piece // uint32(2 * COLUMNS // width)",
     ),
-    "no ends of lines": ("layer", " and place < uint32(matrix.shape[1])", ""),
-    "a sum of too few": ("slopes to weights", "for k in range(readers):", "for k in range(readers - 1):"),
+    "no ends of lines": ("layer", "products", " and place < uint32(matrix.shape[1])", ""),
+    "a sum of too few": ("slopes to weights", "products", "for k in range(readers):", "for k in range(readers - 1):"),
 }
-"""For each bug the form of products that has it (only one is compiled anew), a text in the source of `products`, and its
+"""For each bug the form of products that has it (only one is compiled anew), a module, a text in its source, and the
 replacement."""
 
 
@@ -157,15 +141,18 @@ def module_from_source(source, path):
 @pytest.mark.skipif(devices.device == "cuda", reason="the behavior of a real GPU with these bugs is undefined")
 @pytest.mark.parametrize("bug", BUGS)
 def test_bugs_in_mixed_kernels_are_detected(bug, tmp_path, monkeypatch):
-    source, (form, text, replacement) = Path(products.__file__).read_text(encoding="utf-8"), BUGS[bug]
-    assert source.count(text) == 1
-    changed = module_from_source(source.replace(text, replacement), tmp_path / f"products, {bug}.py")
-    monkeypatch.setitem(sys.modules, products.__name__, changed)
-    mixed = module_from_source(Path(cuda_mixed.__file__).read_text(encoding="utf-8"), tmp_path / f"mixed, {bug}.py")
-    monkeypatch.setitem(cuda_backend.PRODUCTS["mixed"], form, mixed.make_mixed_product(form))
+    form, place, text, replacement = BUGS[bug]
+    for module in (products, pipeline, fragments, cuda_mixed):  # each imports from those before
+        name, source = module.__name__.rpartition(".")[2], Path(module.__file__).read_text(encoding="utf-8")
+        if name == place:
+            assert source.count(text) == 1
+            source = source.replace(text, replacement)
+        changed = module_from_source(source, tmp_path / f"{name}, {bug}.py")
+        monkeypatch.setitem(sys.modules, module.__name__, changed)
+    monkeypatch.setitem(cuda_backend.PRODUCTS["mixed"], form, changed.make_mixed_product(changed.MIXED, bug, form))
 
     def check():
-        test_products_of_float16_values_are_exact(33, 40, 7)
+        test_products_of_float16_values_are_exact(100, 40, 7)
         test_softmax_of_float16_values_is_accurate(140, 300, 9, 1.0)
 
     with pytest.raises((CudaAPIError, AssertionError)):

@@ -15,7 +15,18 @@ from ptx_interpreter import PtxError
 from ptx_kernel import PtxKernel
 from ptx_memory import Memory
 
-from fflm.backend.cuda.intrinsics import fragments, halves, load_four, multiply_add, pair, store_four, transposed_fragments
+from fflm.backend.cuda.intrinsics import (
+    commit_copies,
+    copy_four,
+    fragments,
+    halves,
+    load_four,
+    make_wait,
+    multiply_add,
+    pair,
+    store_four,
+    transposed_fragments,
+)
 
 LANES = 64
 """Number of threads of a block in these tests."""
@@ -238,6 +249,72 @@ def test_load_and_store_of_four_words():
     x, y = np.arange(4 * LANES, dtype=np.uint32), np.zeros(4 * LANES, np.uint32)
     launch(kernel, 1, x, y)
     assert np.array_equal(y.reshape(-1, 4), x.reshape(-1, 4)[:, ::-1])
+
+
+WAIT_FOR_ALL, WAIT_FOR_FIRST = make_wait(0), make_wait(1)
+
+COPIED = 8 * LANES
+"""Number of words that are copied."""
+
+
+def copying_kernel(wait, commit=True, barrier=True, other=32, shift=0):
+    """Return a kernel that copies four words per thread to shared memory, in two groups, zeros in the last thread of a warp.
+
+    Parameters
+    ----------
+    wait
+        What waits for the copies of the first group.
+    commit, barrier
+        Whether copies become groups, and whether threads wait for each other.
+    other
+        A thread reads what the thread with its number, exclusive or this, has copied.
+    shift
+        Number of words by which the copies begin too late.
+    """
+
+    def kernel(x, z):
+        shared = cuda.shared.array(COPIED, uint32, alignment=16)
+        thread = uint32(cuda.threadIdx.x)
+        at = uint32(4) * thread
+        copy_four(shared, uint32(at + uint32(shift)), x, at, thread % uint32(32) != uint32(31))
+        if commit:
+            commit_copies()
+        copy_four(shared, uint32(at + uint32(4 * LANES)), x, at, True)
+        commit_copies()
+        wait()
+        if barrier:
+            cuda.syncthreads()
+        for q in range(4):
+            z[at + uint32(q)] = shared[uint32(4) * (thread ^ uint32(other)) + uint32(q)]
+
+    return kernel
+
+
+def test_asynchronous_copies():
+    x, z = np.arange(1, 4 * LANES + 1, dtype=np.uint32), np.zeros(4 * LANES, np.uint32)
+    expected = np.where(np.arange(LANES)[:, None] % 32 == 31, 0, x.reshape(LANES, 4))[np.arange(LANES) ^ 32]
+    for wait in (WAIT_FOR_ALL, WAIT_FOR_FIRST):
+        z.fill(0)
+        launch(copying_kernel(wait), 1, x, z)
+        assert np.array_equal(z.reshape(LANES, 4), expected)
+    launch(copying_kernel(WAIT_FOR_FIRST, commit=False), 1, x, z)  # both copies are in one group, for which it does not wait
+    assert (z.view(np.uint16) == 0x7FFF).all()
+
+
+@pytest.mark.parametrize(
+    ("bug", "message"),
+    [({"barrier": False}, "a race"), ({"shift": 1}, "misaligned"), ({"shift": COPIED}, "out of bounds of shared")],
+)
+def test_invalid_asynchronous_copies_are_detected(bug, message):
+    x, z = np.zeros(4 * LANES, np.uint32), np.zeros(4 * LANES, np.uint32)
+    with pytest.raises(PtxError, match=message):
+        launch(copying_kernel(WAIT_FOR_ALL, **bug), 1, x, z)
+
+
+def test_asynchronous_copies_from_beyond_end_are_detected():
+    x, z = np.zeros(4 * LANES - 4, np.uint32), np.zeros(4 * LANES, np.uint32)
+    with pytest.raises(PtxError, match="out of bounds"):
+        launch(copying_kernel(WAIT_FOR_ALL), 1, x, z)
 
 
 def test_shuffle_between_lanes():

@@ -18,7 +18,7 @@ from test_mixed import module_from_source, operations
 from fflm.backend.cuda import backend as cuda_backend
 from fflm.backend.cuda import products, tf32
 from fflm.backend.cuda.intrinsics import to_tf32
-from fflm.backend.cuda.launching import BLOCK, kernel
+from fflm.backend.cuda.launching import kernel
 
 GPU = gpu_backend("tf32")
 
@@ -62,26 +62,9 @@ def test_tf32_operations_round_in_same_places_as_numpy(rows, words, size):
         assert_close(found, expected, SAME_TF32, unit=unit)
 
 
-@pytest.mark.parametrize("along", [True, False])
-def test_accesses_to_shared_memory_have_no_bank_conflicts(along, monkeypatch):
-    """The 32 threads of a warp read or write a number each, or eight of them four numbers each, from all 32 banks."""
-    place = tf32.place_number.py_func
-    monkeypatch.setattr(tf32, "place_number", place)
-    read = [tf32.locate.py_func(np.uint32(thread), along, along) for thread in range(BLOCK)]
-    pieces, together = (tf32.DEPTH // 4, 32) if along else (products.ROWS // 4, 8)
-    numbers = [(np.uint32(number // pieces), np.uint32(number % pieces)) for number in range(products.ROWS * tf32.DEPTH // 4)]
-    if along:
-        written = [place(np.uint32(4 * piece + 3), line) for line, piece in numbers]
-    else:
-        written = [place(line, np.uint32(4 * piece)) // 4 for line, piece in numbers]
-    for indices, count, banks in ((written, together, 32 if along else 8), *((each, 32, 32) for each in zip(*read, strict=True))):
-        for begin in range(0, len(indices), count):
-            assert len({index % banks for index in indices[begin : begin + count]}) == count
-
-
 BUGS = {
     "no rounding": ("to_tf32(numbers[1])", "numbers[1]"),
-    "another line": ("left, right = uint64(left), uint64(right)", "left, right = uint64(left), uint64(right) ^ uint64(8)"),
+    "another line": ("low, high = 2 * half, 2 * half + 1\n    upper", "low, high = 2 * half + 1, 2 * half\n    upper"),
 }
 
 
@@ -91,7 +74,7 @@ def test_bugs_in_tf32_kernels_are_detected(bug, tmp_path, monkeypatch):
     source, (text, replacement) = Path(tf32.__file__).read_text(encoding="utf-8"), BUGS[bug]
     assert source.count(text) == 1
     changed = module_from_source(source.replace(text, replacement), tmp_path / f"tf32, {bug}.py")
-    product = products.make_float_product(changed.TF32, f"tf32, {bug},", "layer")
-    monkeypatch.setitem(cuda_backend.PRODUCTS["tf32"], "layer", product)
+    product = products.make_float_product(changed.TF32, f"tf32, {bug},", "to weights")
+    monkeypatch.setitem(cuda_backend.PRODUCTS["tf32"], "to weights", product)
     with pytest.raises((CudaAPIError, AssertionError)):
         test_tf32_operations_round_in_same_places_as_numpy(3, 127, 7)
