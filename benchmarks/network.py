@@ -30,6 +30,7 @@ VARIANTS = {
     "window 3, averages of 2, 4, 8, ..., 256": "--window 3 --averages 2,4,8,16,32,64,128,256",
     "two residual layers of 512": "--hidden 512,512 --residual",
     "no direct connections": "--no-direct",
+    "averages without weights of words": "--no-word-weights",
     "a normalized hidden layer": "--residual",
     "no adversarial noise": "--adversarial 0",
     "adversarial noise of 0.03": "--adversarial 0.03",

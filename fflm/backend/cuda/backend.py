@@ -351,8 +351,7 @@ class CudaBackend:
             yield scales, sums.reshape(total.shape)
             self._each(kernels.add_fixed_point, total.size, sums, scales, *flat(total))
         except BaseException:
-            for name in ("sums", "averaged"):
-                self._scratch.drop(name)  # they may not be zeros again
+            self._scratch.drop("sums", "averaged")  # they may not be zeros again
             raise
 
     def _zeros(self, size: int) -> Array:
