@@ -282,7 +282,7 @@ def test_tasks_of_gpu_benchmark_have_plain_names_and_begin_with_what_matters(tmp
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
     assert names[:4] == ["operations-fp32", "operations-mixed", "step-50000x256x8192-fflm-mixed", "step-50000x256x8192-fflm-fp32"]
     options.parts, options.sizes, options.contenders = ["steps"], [(9, 8, 7)], ["fflm-fp32"]
-    assert [name for name, _ in tasks_of(options, tmp_path, {})] == ["step-9x8x7-fflm-fp32"]
+    assert [name for name, _ in tasks_of(options, tmp_path, {"fp32": None})] == ["step-9x8x7-fflm-fp32"]
 
 
 def test_interval_of_median_contains_the_true_one_and_narrows():
