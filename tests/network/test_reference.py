@@ -42,13 +42,13 @@ def swapped_inputs_and_outputs(inputs, weight, bias, activation, d_outputs):
     return dz.T @ inputs, dz.sum(0), dz @ weight.T
 
 
-def only_last_of_equal_words(contexts, blocks, d_inputs, d_embeddings):
+def only_last_of_equal_words(contexts, blocks, d_inputs, d_embeddings, weights):
     result = d_embeddings.copy()
     result[contexts] += d_inputs.reshape(*contexts.shape, -1)
     return result
 
 
-def mean_of_blocks(contexts, blocks, d_inputs, d_embeddings):
+def mean_of_blocks(contexts, blocks, d_inputs, d_embeddings, weights):
     return right_scatter_add(contexts, blocks, d_inputs / np.repeat(np.sqrt(blocks), 3), d_embeddings)
 
 
@@ -82,10 +82,11 @@ MISTAKES = {
     "gradient of contexts missing": (
         "tied, projected",
         "scatter_add",
-        lambda contexts, blocks, d_inputs, d_embeddings: d_embeddings,
+        lambda contexts, blocks, d_inputs, d_embeddings, weights: d_embeddings,
     ),
     "equal words of context counted once": ("tanh", "scatter_add", only_last_of_equal_words),
     "averages treated as means": ("averages", "scatter_add", mean_of_blocks),
+    "weights of words left out": ("weighted averages", "scatter_add", lambda *arguments: right_scatter_add(*arguments[:4])),
     "normalization treated as constant factor": (
         "residual",
         "normalize_backward",
