@@ -52,14 +52,6 @@ _DIGEST_SIZE = hashlib.sha256().digest_size  # bytes
 class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]
     """The code of a function that only compiled functions call. It is linked into theirs, and optimized and emitted there."""
 
-    def _optimize_functions(self, module: Any) -> None:
-        """Do what Numba does, with one manager of passes, which takes long to make, instead of one for each declaration."""
-        module.data_layout = self._codegen._data_layout
-        passes, builder = self._codegen._function_pass_manager()
-        for function in module.functions:
-            if not function.is_declaration:
-                passes.run(function, builder)
-
     def _optimize_final_module(self) -> None:
         pass
 
