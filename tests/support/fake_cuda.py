@@ -31,10 +31,10 @@ class TrackedPool(Pool):
 
     def take(self, size: int) -> Memory:
         """Return memory for an array."""
-        memory, gpu = super().take(size), load_driver()
+        memory, gpu, stream = super().take(size), load_driver(), use_gpu()  # which takes a lock of its own before the driver's
         address = memory.address
         with gpu.lock:
-            gpu.enqueue(lambda: gpu.memory.lend(address, size, size_class(size)), use_gpu())
+            gpu.enqueue(lambda: gpu.memory.lend(address, size, size_class(size)), stream)
         return memory
 
 

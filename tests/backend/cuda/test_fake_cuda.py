@@ -21,7 +21,7 @@ from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 
 from fflm.backend.cuda import launching as cuda_launching
 from fflm.backend.cuda import memory as cuda_memory
-from fflm.backend.cuda.launching import BLOCK, launch_kernel, signature
+from fflm.backend.cuda.launching import BLOCK, kernel, launch_kernel, signature
 from fflm.backend.cuda.memory import DeviceArray, PinnedCopies, Pool, size_class, use_gpu
 from fflm.backend.devices import choose_device, describe_device
 from fflm.errors import FflmError
@@ -31,14 +31,14 @@ GPU = devices.fake_driver()
 pytestmark = pytest.mark.usefixtures("new_pool")
 
 
-@cuda.jit
+@kernel()
 def add_one(values, beyond):
     i = uint32(cuda.grid(1))
     if i < uint32(values.size) + beyond:
         values[i] += uint32(1)
 
 
-@cuda.jit
+@kernel()
 def copy_all(values, copied):
     i = uint32(cuda.grid(1))
     if i < uint32(values.size):
