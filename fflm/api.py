@@ -107,7 +107,8 @@ def train(
     None, but there are no direct connections to output weights that are not tied. ``word_weights`` is then whether there are
     averages, and ``adversarial`` is 0.01, but 0 for the loss ``nce``. One value stands for a list of one, as in ``hidden=100``.
     """
-    members, options["preset"] = members or neural_train.PRESETS[preset].get("members", 1), preset
+    options["preset"] = preset
+    members = members or neural_train.PRESETS[preset].get("members", 1)
     if members > 1:
         ensemble = start_ensemble(inputs, path, members=members, **options)
         _finish(ensemble, verbose, callback)

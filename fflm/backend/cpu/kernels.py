@@ -214,15 +214,15 @@ def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, 
     for word in range(words):
         end = ends[(word + 1) * kinds - 1]
         if low <= start < high and start < end:
-            single = start
+            singles = start
             if kinds == 2:
-                single = ends[word * kinds]
+                singles = ends[word * kinds]
                 clear(total)
-                add_rows(scaled, rows[start:single], total)
+                add_rows(scaled, rows[start:singles], total)
                 d_weights[word] += inner_product(total, embeddings[word])
                 for j in range(size):
                     d_embeddings[word, j] += weights[word] * total[j]
-            add_rows(scaled, rows[single:end], d_embeddings[word])
+            add_rows(scaled, rows[singles:end], d_embeddings[word])
         start = end
 
 

@@ -323,7 +323,7 @@ def ngrams_of(ngrams, word, context, back_offs):
 
 @overload(ngrams_of)
 def _choose_walk(ngrams, word, context, back_offs):
-    """Return what does this; the other one is not compiled."""
+    """Return the function for the type of ``ngrams``, so that Numba does not compile the other one."""
     return walk_trie if ngrams.instance_class is Trie else _walk_index
 
 
@@ -483,7 +483,7 @@ def _look_up(ngrams, window, words, active, found, ends, log_p, back_offs):
 
 @overload(_look_up)
 def _choose_look_up(ngrams, window, words, active, found, ends, log_p, back_offs):
-    """Return what does this in an `Index` or in a `Trie`; the other one is not compiled."""
+    """Return the function for the type of ``ngrams``, so that Numba does not compile the other one."""
     return look_up_in_trie if ngrams.instance_class is Trie else _look_up_in_index
 
 
