@@ -31,6 +31,7 @@ from numba.core.caching import _Cache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, CompileResult
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.environment import Environment, lookup_environment
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.core.target_extension import CPU, jit_registry
@@ -123,13 +124,26 @@ def _reduce(result: Any) -> Any:
     """Return the content of Numba's compile result as a value that can be pickled."""
     if result.library.has_dynamic_globals:
         raise ValueError(f"{result.fndesc.qualname} contains an address of this process, so it cannot be cached on disk")
-    return result._reduce()
+    *fields, environments = result._reduce()
+    return *fields, [(each.env_name, each.globals["__name__"], each.consts) for each in environments]
 
 
-def _rebuild(target_context: Any, fields: Any) -> Any:
+def _rebuild(target_context: Any, content: Any) -> Any:
     """Return Numba's compile result, given what `_reduce` returned."""
+    *fields, environments = content
     rtsys.initialize(target_context)  # not all of the context, which takes Numba long and which it prepares to compile
-    return CompileResult._rebuild(target_context, *fields)
+    return CompileResult._rebuild(target_context, *fields, [_environment(*each) for each in environments])
+
+
+def _environment(name: str, module: str, constants: list[Any]) -> Any:
+    """Return the environment of a linked function; Numba would import its module, but compiled code only uses the constants."""
+    if found := lookup_environment(name):
+        return found
+    environment = Environment({"__name__": module})
+    environment.consts[:] = constants
+    environment.env_name = name
+    Environment._memo[name] = environment
+    return environment
 
 
 class KernelCache(_Cache):  # type: ignore[misc]

@@ -69,6 +69,41 @@ def test_compiled_function_is_loaded_from_cache(cache_folder):
     assert len(list(cache_folder.iterdir())) == 3
 
 
+def test_cached_function_does_not_import_the_modules_of_functions_that_it_calls(tmp_path):
+    """The second process links a cached environment into a new function, which the third loads."""
+    (tmp_path / "kernels.py").write_text("""
+import sys
+import numpy as np
+from fflm.compiling import compiled
+@compiled()
+def first(n):
+    return np.arange(n).reshape(2, -1).sum()
+@compiled()
+def second(n):
+    return np.arange(n).reshape(2, -1).max()
+functions = [globals()[name] for name in sys.argv[1:]]
+print([int(each(6)) for each in functions], "numba.np.arrayobj" in sys.modules)
+for each in functions:
+    try:
+        each(5)
+    except ValueError as error:
+        print(error)
+""")
+    path = [str(SOURCES.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(path)}
+
+    def run(*names):
+        command = [sys.executable, tmp_path / "kernels.py", *names]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return result.stdout.splitlines()
+
+    message = "total size of new array must be unchanged"
+    assert run("first") == ["[15] True", message]
+    assert run("first") == ["[15] False", message]
+    assert run("first", "second") == ["[15, 5] True", message, message]
+    assert run("first", "second") == ["[15, 5] False", message, message]
+
+
 def element_at(values, place):
     return values[place]
 
