@@ -182,15 +182,14 @@ def softmax_inputs(contexts, network):
 
 
 @inner()
-def losses_after(contexts, targets, network, losses):
-    """Fill losses (B,) with -log p(target | context) of a few contexts (B, n) and targets (B,), nats, given `NetworkTables`."""
-    weight, bias, rows = network.weight, network.bias, len(contexts)
-    read = softmax_inputs(contexts, network)
+def fill_losses(inputs, targets, network, losses):
+    """Fill losses (B,) with -log p of targets (B,), nats, given what the output layer reads, (B, H), and `NetworkTables`."""
+    weight, bias, rows = network.weight, network.bias, len(inputs)
     tiles = (len(bias) - 1) // TILE + 1
     tile, highest, totals = np.empty((rows, TILE), bias.dtype), np.empty((tiles, rows), bias.dtype), np.empty((tiles, rows))
     for k in range(tiles):
         low, high = k * TILE, min((k + 1) * TILE, len(bias))
-        multiply_packed(read, weight, low // PANEL, min((k + 1) * (TILE // PANEL), len(weight)), tile)
+        multiply_packed(inputs, weight, low // PANEL, min((k + 1) * (TILE // PANEL), len(weight)), tile)
         for i in range(rows):
             highest[k, i] = add_bias_and_max(tile[i], bias[low:high], high - low)
             if low <= targets[i] < high:
@@ -208,21 +207,21 @@ def few_softmax_inputs(contexts, network):
 
 
 @compiled()
-def few_losses(contexts, targets, network):
-    """Return -log p(target | context) of a few contexts (B, n) and targets (B,): (B,), nats; `NetworkTables`, packed."""
-    losses = np.empty(len(contexts), network.content.bias.dtype)
-    losses_after(contexts, targets, network.content, losses)
+def few_losses(inputs, targets, network):
+    """Return -log p of targets (B,), (B,), nats, given what `few_softmax_inputs` returned for their contexts."""
+    losses = np.empty(len(inputs), network.content.bias.dtype)
+    fill_losses(inputs, targets, network.content, losses)
     return losses
 
 
 @compiled()
-def few_log_probabilities(contexts, network):
-    """Return log p(word | context) of every word after a few contexts (B, n): (B, V), nats; `NetworkTables`, packed."""
+def few_log_probabilities(inputs, network):
+    """Return log p of every word, (B, V), nats, given what `few_softmax_inputs` returned for a few contexts."""
     tables = network.content
     weight, bias = tables.weight, tables.bias
-    logits = np.empty((len(contexts), len(weight) * PANEL), bias.dtype)
-    multiply_packed(softmax_inputs(contexts, tables), weight, ZERO, len(weight), logits)
-    results, piece = np.empty((len(contexts), len(bias)), bias.dtype), np.empty(TILE, bias.dtype)
+    logits = np.empty((len(inputs), len(weight) * PANEL), bias.dtype)
+    multiply_packed(inputs, weight, ZERO, len(weight), logits)
+    results, piece = np.empty((len(inputs), len(bias)), bias.dtype), np.empty(TILE, bias.dtype)
     for i in range(len(results)):
         for j in range(len(bias)):
             results[i, j] = logits[i, j]
@@ -259,7 +258,7 @@ def losses_of_words(ids, begins, low, high, padding, window, network, losses, th
         for i in range(some, after):
             for k in range(1, window + 1):
                 contexts[i - some, window - k] = ids[i - k] if i - k >= begins[i] else padding
-        losses_after(contexts, ids[some:after], network.content, losses[some:after])
+        fill_losses(softmax_inputs(contexts, network.content), ids[some:after], network.content, losses[some:after])
 
 
 _losses_of_words = losses_of_words.share

@@ -1,4 +1,4 @@
-"""Predictions after a few contexts, such as those of lines or of the next word, by one compiled function each."""
+"""Predictions after a few contexts, such as those of lines or of the next word, by one or two compiled functions each."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -68,7 +68,7 @@ class FewContexts:
 
     @cached_property
     def _losses(self) -> Callable[..., Any]:
-        return direct(kernels.few_losses, np.empty((1, 1), np.int32), np.empty(1, np.int32), self._network)
+        return direct(kernels.few_losses, np.empty((1, 1), self._type), np.empty(1, np.int32), self._network)
 
     @cached_property
     def _losses_of_lines(self) -> Callable[..., Any]:
@@ -77,7 +77,7 @@ class FewContexts:
 
     @cached_property
     def _log_probabilities(self) -> Callable[..., Any]:
-        return direct(kernels.few_log_probabilities, np.empty((1, 1), np.int32), self._network)
+        return direct(kernels.few_log_probabilities, np.empty((1, 1), self._type), self._network)
 
     def softmax_inputs(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return what the output layer reads after at most `FEW_ROWS` contexts (B, n), valid ids -> (B, H)."""
@@ -86,7 +86,7 @@ class FewContexts:
 
     def losses(self, contexts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return -log p(target | context): at most `FEW_ROWS` contexts (B, n), targets (B,), all valid ids -> (B,), nats."""
-        losses: npt.NDArray[np.floating] = self._losses(contexts, targets, self._network)
+        losses: npt.NDArray[np.floating] = self._losses(self.softmax_inputs(contexts), targets, self._network)
         return losses
 
     def losses_of_lines(self, ids: npt.NDArray[np.int32], borders: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
@@ -107,7 +107,7 @@ class FewContexts:
 
     def log_probabilities(self, contexts: npt.NDArray[np.int32]) -> npt.NDArray[np.floating]:
         """Return log p(word | context) of every word: at most `FEW_ROWS` contexts (B, n), oldest word first -> (B, V), nats."""
-        results: npt.NDArray[np.floating] = self._log_probabilities(contexts, self._network)
+        results: npt.NDArray[np.floating] = self._log_probabilities(self.softmax_inputs(contexts), self._network)
         return results
 
 
