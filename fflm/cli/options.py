@@ -144,10 +144,10 @@ def annotated_option(
 
 
 class DeviceChoice(click.Choice[str]):
-    """A device: one of some names, or a GPU by its number, such as ``cuda:1``."""
+    """A device: one of some names, of which ``cuda:1`` stands for all GPUs by their numbers."""
 
     def __init__(self) -> None:
-        super().__init__(("cpu", "cuda", "auto"))
+        super().__init__(("cpu", "cuda", "cuda:1", "auto"))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check the name."""

@@ -237,7 +237,7 @@ def test_usage_error_is_one_line(line):
         ("train x --optimizer adm", "did you mean 'adam'?"),
         ("classify train x --schedule cosin", "did you mean 'cosine'?"),
         ("train x --device gpu", "did you mean 'cuda'?"),
-        ("train x --device cuda:one", "did you mean 'cuda'?"),
+        ("train x --device cuda:one", "did you mean 'cuda:1'?"),
         ("score --by words", "did you mean 'word'?"),
         ("completion bsh", "did you mean 'bash'?"),
         ("tune x --search activation=tahn|relu", "did you mean 'tanh'?"),
