@@ -98,7 +98,7 @@ def test_interrupted_ensemble_resumes_to_the_same_model_and_trains_no_member_twi
     with pytest.raises(CrashError):
         library.train(text, "two.model", members=2, callback=stop_at("member 2 of 2", 5, crash), **TINY)
     before = snapshot(Path("two.model/member-1"))
-    message = "two.model is not complete, 1 of its 2 members are trained: `fflm.resume\\('two.model'\\)` trains the others"
+    message = "two.model is not complete, 1 of its 2 members are trained: `fflm.resume\\('two.model'\\)` completes it"
     with pytest.raises(FflmError, match=message):
         library.load("two.model")
     ctrl_c = stop_at("member 2 of 2", 7, lambda: signal.raise_signal(signal.SIGINT))

@@ -340,7 +340,7 @@ def _components(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     components: list[dict[str, Any]] = about["mixture"]["components"]
     if "training" in about and not (path / WEIGHTS).is_file():
         trained = sum("fingerprint" in each for each in components)
-        resume = f"`fflm.resume('{path}')` trains the others"
+        resume = f"`fflm.resume('{path}')` completes it"
         raise FflmError(f"{path} is not complete, {trained} of its {len(components)} members are trained: {resume}")
     kinds = ({"path", "fingerprint"}, {"cache"}, {"neural_cache", "theta"})
     if any(sum(kind <= each.keys() for kind in kinds) != 1 for each in components):
