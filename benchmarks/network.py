@@ -34,8 +34,10 @@ VARIANTS = {
     "a normalized hidden layer": "--residual",
     "no adversarial noise": "--adversarial 0",
     "adversarial noise of 0.03": "--adversarial 0.03",
-    "dropout 0.5": "--dropout 0.5",
-    "dropout 0.5, of the input 0.25": "--dropout 0.5 --embedding-dropout 0.25",
+    "no dropout of hidden units": "--dropout 0",
+    "dropout 0.4": "--dropout 0.4",
+    "dropout of the input 0.2": "--embedding-dropout 0.2",
+    "dropout of the input 0.4": "--embedding-dropout 0.4",
     "weight decay 0.4": "--weight-decay 0.4",
     "the exact loss in the last 15% of the steps": "--exact-end 0.15",
 }
