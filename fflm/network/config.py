@@ -102,8 +102,8 @@ class NetworkConfig(Settings):
             description="Adaptive softmax: cutoffs between frequency bands, such as 2000,10000; not with tied weights.",
         ),
     ] = ()
-    dropout: Annotated[Fraction, Meta(description="Dropout probability of the hidden layers.")] = 0.1
-    embedding_dropout: Annotated[Fraction, Meta(description="Dropout probability of the input.")] = 0.3
+    dropout: Annotated[Fraction, Meta(description="Dropout probability of the hidden layers.")] = 0.4
+    embedding_dropout: Annotated[Fraction, Meta(description="Dropout probability of the input.")] = 0.2
     input: Annotated[Input, Meta(description="Type of the input layer.")] = "window"
     numbers: Annotated[
         int, Meta(ge=0, le=10_000_000), Meta(description="Number of features per example, if the input is numbers.")

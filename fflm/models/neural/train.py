@@ -129,6 +129,16 @@ def default_direct(words: int, tied: bool) -> bool:
     return tied and words > SMALL
 
 
+def default_dropout(words: int) -> float:
+    """Return the dropout of hidden units. With adversarial noise, a network for a larger text needs little."""
+    return 0.1 if words > SMALL else 0.4
+
+
+def default_embedding_dropout(words: int) -> float:
+    """Return the dropout of the input, of which a network for a larger text, whose input is longer, needs more."""
+    return 0.3 if words > SMALL else 0.2
+
+
 def default_epochs(words: int) -> int:
     """Return how many passes over a text are worth their time: the larger it is, the fewer."""
     return next((epochs for epochs, most in ((10, SMALL), (6, 1_000_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
@@ -251,6 +261,10 @@ def resolve_settings(
         settings = dataclasses.replace(settings, loss=default_loss(vocabulary))
     if "direct" in automatic:
         config = dataclasses.replace(config, direct=default_direct(words, config.tied))
+    if "dropout" in automatic:
+        config = dataclasses.replace(config, dropout=default_dropout(words))
+    if "embedding_dropout" in automatic:
+        config = dataclasses.replace(config, embedding_dropout=default_embedding_dropout(words))
     if "adversarial" in automatic:
         settings = dataclasses.replace(settings, adversarial=default_adversarial(settings.loss))
     if "epochs" in automatic:
