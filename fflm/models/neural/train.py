@@ -129,14 +129,14 @@ def default_direct(words: int, tied: bool) -> bool:
     return tied and words > SMALL
 
 
-def default_dropout(words: int) -> float:
+def default_dropout(words: int, adversarial: float) -> float:
     """Return the dropout of hidden units. With adversarial noise, a network for a larger text needs little."""
-    return 0.1 if words > SMALL else 0.4
+    return 0.1 if words > SMALL and adversarial else 0.4
 
 
-def default_embedding_dropout(words: int) -> float:
-    """Return the dropout of the input, of which a network for a larger text, whose input is longer, needs more."""
-    return 0.3 if words > SMALL else 0.2
+def default_embedding_dropout(words: int, adversarial: float) -> float:
+    """Return the dropout of the input, which is higher where that of hidden units is lower."""
+    return 0.3 if words > SMALL and adversarial else 0.2
 
 
 def default_epochs(words: int) -> int:
@@ -261,12 +261,12 @@ def resolve_settings(
         settings = dataclasses.replace(settings, loss=default_loss(vocabulary))
     if "direct" in automatic:
         config = dataclasses.replace(config, direct=default_direct(words, config.tied))
-    if "dropout" in automatic:
-        config = dataclasses.replace(config, dropout=default_dropout(words))
-    if "embedding_dropout" in automatic:
-        config = dataclasses.replace(config, embedding_dropout=default_embedding_dropout(words))
     if "adversarial" in automatic:
         settings = dataclasses.replace(settings, adversarial=default_adversarial(settings.loss))
+    if "dropout" in automatic:
+        config = dataclasses.replace(config, dropout=default_dropout(words, settings.adversarial))
+    if "embedding_dropout" in automatic:
+        config = dataclasses.replace(config, embedding_dropout=default_embedding_dropout(words, settings.adversarial))
     if "epochs" in automatic:
         settings = dataclasses.replace(settings, epochs=default_epochs(words))
     return config, settings

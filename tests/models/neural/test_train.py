@@ -47,6 +47,8 @@ from fflm.models.neural.train import (
     TrainingSession,
     default_averages,
     default_batch_size,
+    default_dropout,
+    default_embedding_dropout,
     default_epochs,
     default_loss,
     default_window,
@@ -197,6 +199,15 @@ def test_default_batch_size_depends_on_text_size():
     assert sizes == sorted(sizes)
     assert default_batch_size(800_000, 300_000) < default_batch_size(800_000, 18_000) <= sizes[-1]
     assert all(size & (size - 1) == 0 for size in sizes)
+
+
+def test_default_dropout_depends_on_text_size_and_on_adversarial_noise(text):
+    cases = [(300_000, 0.01), (300_001, 0.01), (300_001, 0.0)]
+    assert [default_dropout(*each) for each in cases] == [0.4, 0.1, 0.4]
+    assert [default_embedding_dropout(*each) for each in cases] == [0.2, 0.3, 0.2]
+    text.write_text("a b c d\n" * 70_000)
+    for loss, dropout in (("sampled", 0.1), ("nce", 0.4)):
+        assert start_session([text], Path(f"{loss}.model"), loss=loss, samples=2).trainer.network.config.dropout == dropout
 
 
 def test_default_epochs_depend_on_text_size(text):
