@@ -136,7 +136,10 @@ def _rebuild(target_context: Any, content: Any) -> Any:
 
 
 def _environment(name: str, module: str, constants: list[Any]) -> Any:
-    """Return the environment of a linked function; Numba would import its module, but compiled code only uses the constants."""
+    """Return Numba's environment of a function that a kernel calls: its name, the name of its module, and its constants.
+
+    Numba itself would import the module, but machine code uses only the constants.
+    """
     if found := lookup_environment(name):
         return found
     environment = Environment({"__name__": module})

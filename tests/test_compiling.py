@@ -70,7 +70,7 @@ def test_compiled_function_is_loaded_from_cache(cache_folder):
 
 
 def test_cached_function_does_not_import_the_modules_of_functions_that_it_calls(tmp_path):
-    """The second process links a cached environment into a new function, which the third loads."""
+    """In the third process, a new function calls one whose environment is from the cache; the fourth loads both functions."""
     (tmp_path / "kernels.py").write_text("""
 import sys
 import numpy as np
@@ -89,8 +89,7 @@ for each in functions:
     except ValueError as error:
         print(error)
 """)
-    path = [str(SOURCES.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(path)}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
 
     def run(*names):
         command = [sys.executable, tmp_path / "kernels.py", *names]

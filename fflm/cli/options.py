@@ -144,7 +144,7 @@ def annotated_option(
 
 
 class DeviceChoice(click.Choice[str]):
-    """A device: one of some names, of which ``cuda:1`` stands for all GPUs by their numbers."""
+    """A device by its name. The choice ``cuda:1`` is an example: any number of a GPU is accepted."""
 
     def __init__(self) -> None:
         super().__init__(("cpu", "cuda", "cuda:1", "auto"))

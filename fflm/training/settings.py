@@ -12,9 +12,10 @@ LossName = Literal["exact", "sampled", "nce"]
 ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
 
 _SIZE = "the size of the text"
+_SIZE_AND_NOISE = f"{_SIZE}, and whether there is adversarial noise"
 AUTOMATIC = dict.fromkeys(("window", "averages", "batch_size", "epochs", "loss"), _SIZE) | {
-    "dropout": f"{_SIZE}, and whether there is adversarial noise",
-    "embedding_dropout": f"{_SIZE}, and whether there is adversarial noise",
+    "dropout": _SIZE_AND_NOISE,
+    "embedding_dropout": _SIZE_AND_NOISE,
     "word_weights": "whether there are averages",
     "direct": f"{_SIZE}, and only with tied output weights",
     "adversarial": "the loss: 0.01, but 0 for nce",

@@ -31,7 +31,8 @@ class TrackedPool(Pool):
 
     def take(self, size: int) -> Memory:
         """Return memory for an array."""
-        memory, gpu, stream = super().take(size), load_driver(), use_gpu()  # which takes a lock of its own before the driver's
+        memory, gpu = super().take(size), load_driver()
+        stream = use_gpu()  # not while the driver's lock is held, because it takes a lock of its own
         address = memory.address
         with gpu.lock:
             gpu.enqueue(lambda: gpu.memory.lend(address, size, size_class(size)), stream)

@@ -1,4 +1,4 @@
-"""The forward pass of a network on a few contexts, compiled as one function.
+"""The forward pass of a network on a few contexts: one compiled function up to the output layer, and one for this layer.
 
 For a few contexts, neither BLAS, which first copies the weights into another order, nor several threads would save time. The
 weights are kept in the order in which they are read (`pack_weights`). The results of a context do not depend on the others.
