@@ -17,10 +17,10 @@ from fflm.text.tokenizer import LINE_END, Tokenizer
 LENGTH = 100
 """Default maximum number of tokens of a continuation."""
 
-_BATCH = 16
+_BATCH = 32
 """Number of samples that are drawn at a time."""
 
-_BLOCK = 64  # number of values of which the largest is found first
+_BLOCK = 64  # number of values whose largest, or whose sum, is found first
 
 _MAX_QUOTES = 2
 """Maximum number of closing quotes that are added after the end of a sentence."""
@@ -29,7 +29,7 @@ _SENTENCE_ENDS = frozenset(".!?。！？")
 _STRAIGHT_QUOTES = frozenset("\"'")
 _CLOSING_QUOTES = frozenset("\"'”’」』»") | {"''"}
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_prefix(model: Predictor, text: str) -> Prefix:
     return model._prefixes.read(text)
 
 
-def probabilities(model: Predictor, prefix: Prefix) -> Floats:
+def probabilities(model: Predictor, prefix: Prefix) -> npt.NDArray[np.float64]:
     """Return p(word | prefix) of every word of the vocabulary, (V,); the probabilities sum to one.
 
     Raises
@@ -217,7 +217,7 @@ def _ending(tokenizer: Tokenizer, tokens: list[str]) -> list[str]:
     return kept[::-1]
 
 
-def top_indices(values: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.intp]:
+def top_indices(values: Floats, count: int) -> npt.NDArray[np.intp]:
     """Return the indices of the ``count`` largest values (N,), in descending order of the values; ties go to the lower index."""
     count = min(count, len(values))
     # The largest of each block are partitioned sooner than all, and of all values at least as many are as large.
@@ -309,9 +309,9 @@ class _Decoder:
             total += float(scores[best])
         return Continuation(ids, total, ended=True)
 
-    def _allowed(self, scores: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Return log-probabilities (..., V) as float64, with minus infinity for words that must not be generated."""
-        allowed = _numbers(scores.astype(np.float64))
+    def _allowed(self, scores: Floats) -> Floats:
+        """Return log-probabilities (..., V), with minus infinity for words that must not be generated."""
+        allowed = _numbers(scores.copy())
         if not self.unknown:
             allowed[..., self.model.vocabulary.unknown_id] = -np.inf
         return allowed
@@ -354,15 +354,29 @@ def _draw(scores: Floats, generator: np.random.Generator, temperature: float, to
     if top_k is not None:
         words = top_indices(scores, top_k)
         scores = scores[words]
-    with np.errstate(over="ignore"):  # with a tiny temperature, the quotient may be minus infinity, and the weight is 0
-        weights = np.exp((scores - scores.max()) / temperature)
+    scores = scores - scores.max()
+    if temperature != 1:
+        with np.errstate(over="ignore"):  # with a tiny temperature, the quotient may be minus infinity, and the weight is 0
+            scores = scores.astype(np.float64) / temperature
+    weights = np.exp(scores)
     if top_p is not None:
         kept = _nucleus(weights, top_p)
         words = kept if words is None else words[kept]
         weights = weights[kept]
-    cumulative = weights.cumsum()
-    place = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-    return int(place if words is None else words[place])
+    place = _place(weights, generator.random())
+    return place if words is None else int(words[place])
+
+
+def _place(weights: Floats, share: float) -> int:
+    """Return the first index where the cumulative sum of weights (N,) exceeds ``share`` times their sum; ``share`` is below 1."""
+    whole = len(weights) // _BLOCK * _BLOCK  # summing blocks is much faster than the cumulative sum of all
+    ends = np.append(weights[:whole].reshape(-1, _BLOCK).sum(axis=1), weights[whole:].sum()).cumsum(dtype=np.float64)
+    goal = share * ends[-1]
+    block = int(np.searchsorted(ends, goal, side="right"))
+    inside = weights[block * _BLOCK : (block + 1) * _BLOCK].cumsum(dtype=np.float64)
+    rest = goal - ends[block - 1] if block else goal
+    # The sums are rounded differently. A word whose weight is 0 must not be drawn.
+    return block * _BLOCK + int(np.searchsorted(inside, min(rest, np.nextafter(inside[-1], 0)), side="right"))
 
 
 def _nucleus(weights: Floats, top_p: float) -> npt.NDArray[np.intp]:
@@ -370,7 +384,7 @@ def _nucleus(weights: Floats, top_p: float) -> npt.NDArray[np.intp]:
     goal, count = top_p * weights.sum(), 64
     while True:  # a few words usually suffice, and finding them is much faster than sorting all
         words = top_indices(weights, count)
-        cumulative = weights[words].cumsum()
+        cumulative = weights[words].cumsum(dtype=np.float64)
         if cumulative[-1] >= goal or count >= len(weights):
             return words[: np.searchsorted(cumulative, goal) + 1]
         count *= 8

@@ -20,6 +20,9 @@ RANDOM = 4
 """Cost of a random number, relative to that of a number that another kernel processes."""
 
 
+SCATTERED = 4
+"""Cost of a number in a row that is anywhere in memory, relative to that of a number that another kernel processes."""
+
 LINE = CACHE_LINE // 4
 """Number of single-precision numbers in a line of the cache, where rows of tiles begin."""
 
@@ -326,7 +329,7 @@ class CpuBackend:
         epsilon: float,
     ) -> None:
         constants = map(scale.dtype.type, (scale[0], l2, numbers.rate, epsilon))
-        kernels.adagrad_step_rows(gradient, rows, *constants, weight, total, self._shares(2 * gradient.size))
+        kernels.adagrad_step_rows(gradient, rows, *constants, weight, total, self._shares(SCATTERED * gradient.size))
 
     def rmsprop_step(
         self,
@@ -378,7 +381,7 @@ class CpuBackend:
         epsilon: float,
     ) -> None:
         constants = map(weight.dtype.type, (numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
-        kernels.adam_take_rows(weight, first, second, rows, idle, keeps, *constants, taken, self._shares(2 * taken.size))
+        kernels.adam_take_rows(weight, first, second, rows, idle, keeps, *constants, taken, self._shares(SCATTERED * taken.size))
 
     def adam_step_rows(
         self,
@@ -400,7 +403,7 @@ class CpuBackend:
     ) -> None:
         keep = 1 - numbers.shrink if shrinks else 1
         constants = map(scale.dtype.type, (scale[0], l2, keep, numbers.rate, beta1, beta2, epsilon, *numbers.corrections))
-        threads = self._shares(3 * taken.size)
+        threads = self._shares(2 * SCATTERED * taken.size)
         kernels.adam_step_rows(taken, gradient, rows, idle, *constants, weight, first, second, threads)
 
     def adam_catch_up(

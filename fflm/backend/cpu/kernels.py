@@ -44,6 +44,9 @@ FEW_ROWS = 32
 AHEAD = 4
 """Number of rows of a large array that are fetched from memory ahead of their use."""
 
+WORD_COST = 6
+"""Cost of a word in `scatter_add`, relative to that of one of its places."""
+
 MASK = 2048
 """Number of random numbers of a dropout mask that are drawn at a time."""
 
@@ -183,8 +186,8 @@ def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, 
     """
     # The places of the words are sorted by word, in the order of the batch (counting sort), so that a row of d_embeddings, which
     # is not in the cache, is read and written once. Each share sorts all of them, because branches that leave out the words of
-    # other shares cannot be predicted, and take longer. Shares add to different words, which occur about equally often. If there
-    # are weights, the places of a word in blocks of several words come before the others.
+    # other shares cannot be predicted, and take longer. Shares add to different words, with about equal costs. If there are
+    # weights, the places of a word in blocks of several words come before the others.
     words, blocks, size = len(d_embeddings), len(borders) - 1, d_embeddings.shape[1]
     kinds = 2 if len(weights) else 1
     ends = np.zeros(words * kinds + 1, np.int32)
@@ -196,7 +199,7 @@ def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, 
                     ends[contexts[i, place] * kinds + single + 1] += 1
     for place in range(words * kinds):
         ends[place + 1] += ends[place]
-    low, high = share(ends[words * kinds], threads, t)
+    low, high = share(ends[words * kinds] + WORD_COST * words, threads, t)
     rows, scaled = np.empty(ends[words * kinds], np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
     for i in range(contexts.shape[0]):
         for k in range(blocks):
@@ -213,7 +216,7 @@ def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, 
     start, total = 0, np.empty(size, d_inputs.dtype)  # of the places of a word, which now end at ends[(word + 1) * kinds - 1]
     for word in range(words):
         end = ends[(word + 1) * kinds - 1]
-        if low <= start < high and start < end:
+        if low <= start + WORD_COST * word < high and start < end:
             singles = start
             if kinds == 2:
                 singles = ends[word * kinds]
@@ -924,6 +927,10 @@ def adam_take_rows(
     one = weight.dtype.type(1)
     low, high = share(len(rows), threads, t)
     for i in range(low, high):
+        later = rows[min(i + AHEAD, high - 1)]
+        fetch_row(weight, later)
+        fetch_row(first, later)
+        fetch_row(second, later)
         own = taken[i]
         if rows[i] < 0:
             clear(own)

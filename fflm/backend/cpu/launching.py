@@ -86,7 +86,7 @@ class Kernel:
             return
         with _launching:
             threads = min(_usable_threads(), shares)
-            self.run(llvmlite.binding.address_of_symbol("numba_parallel_for"), threads, *arguments)
+            self.run(_address(), threads, *arguments)
 
 
 @intrinsic
@@ -158,6 +158,12 @@ def _emit_shares(call, context, builder, signature, values):  # type: ignore[no-
             with cgutils.if_unlikely(builder, builder.load(failed)):
                 context.call_conv.return_user_exc(builder, MemoryError, ("a thread has too little memory for a kernel",))
     return context.get_dummy_value()
+
+
+@cache
+def _address() -> int:
+    """Return the address for `run_shares`, after `_usable_threads` has started the threads. Looking it up takes 30 microseconds."""
+    return int(llvmlite.binding.address_of_symbol("numba_parallel_for"))
 
 
 def _usable_threads() -> int:
