@@ -15,9 +15,10 @@ other ids are int32. Arrays are contiguous in row-major order.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
-from fflm.parallel.communicator import Communicator
+if TYPE_CHECKING:
+    from fflm.parallel.communicator import Communicator
 
 Array: TypeAlias = Any
 """An array of the backend's device (``numpy.ndarray`` on the CPU)."""
@@ -134,7 +135,7 @@ class Backend(Protocol):
     def release(self) -> None:
         """Free the memory that is kept between calls."""
 
-    def connect(self, processes: Communicator) -> Communicator:
+    def connect(self, processes: "Communicator") -> "Communicator":
         """Return a communicator of the same processes that also takes arrays on the device. All processes must call this."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -45,8 +45,7 @@ from fflm.cli.report import (
     show_valid,
     tokenizing,
 )
-from fflm.training.schemes import Parallel
-from fflm.training.settings import Extend, Initial, Members, Preset, TeacherPath, TeacherWeight, Vectors
+from fflm.training.settings import Extend, Initial, Members, Parallel, Preset, TeacherPath, TeacherWeight, Vectors
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,8 +9,7 @@ from fflm.network.config import NetworkConfig
 from fflm.text.settings import TextSettings
 from fflm.text.vocabulary import VocabularyAbout
 from fflm.training.log import Logged
-from fflm.training.schemes import Scheme
-from fflm.training.settings import TeacherWeight, TrainingSettings
+from fflm.training.settings import Scheme, TeacherWeight, TrainingSettings
 
 LARGEST_ORDER = 20
 """Maximum order of an n-gram model."""

@@ -38,12 +38,12 @@ from fflm.parallel.world import world
 from fflm.signals import ctrl_c
 from fflm.stored import REMEDY
 from fflm.text.corpus import Corpus
-from fflm.training.schemes import Parallel
 from fflm.training.session import Callback, check_size
 from fflm.training.settings import (
     Extend,
     Initial,
     Members,
+    Parallel,
     Preset,
     TeacherPath,
     TeacherWeight,

@@ -69,7 +69,9 @@ def probabilities(model: Predictor, prefix: Prefix) -> npt.NDArray[np.float64]:
     FflmError
         If they are NaN.
     """
-    return _numbers(model.probabilities(_last_context(model, prefix.ids))[0])
+    found: npt.NDArray[np.float64] = model.probabilities(_last_context(model, prefix.ids))[0]
+    _check_numbers(found)
+    return found
 
 
 @checked
@@ -311,7 +313,8 @@ class _Decoder:
 
     def _allowed(self, scores: Floats) -> Floats:
         """Return log-probabilities (..., V), with minus infinity for words that must not be generated."""
-        allowed = _numbers(scores.copy())
+        _check_numbers(scores)
+        allowed = scores.copy()
         if not self.unknown:
             allowed[..., self.model.vocabulary.unknown_id] = -np.inf
         return allowed
@@ -331,11 +334,10 @@ def _last_context(model: Predictor, ids: npt.NDArray[np.int32]) -> npt.NDArray[n
     return context
 
 
-def _numbers(values: Floats) -> Floats:
-    """Return values (...), after raising an FflmError if any is NaN."""
+def _check_numbers(values: Floats) -> None:
+    """Raise an FflmError if any of some values (...) is NaN."""
     if np.isnan(values.max()):
         raise FflmError(NOT_NUMBERS)
-    return values
 
 
 def _next_contexts(model: Predictor, contexts: npt.NDArray[np.int32], words: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

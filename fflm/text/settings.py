@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
 from msgspec import UNSET, Meta
 
 from fflm.arguments import Settings
@@ -14,6 +12,10 @@ from fflm.files import replacing
 from fflm.text import subwords
 from fflm.text.tokenizer import LINE_END, Tokenizer
 from fflm.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 TextMode = Literal["stream", "sentence"]
 
@@ -80,7 +82,7 @@ class TextSettings(Settings):
         pairs = zip([LINE_END, *tokens], tokens, strict=False)
         return [token for before, token in pairs if not before == token == LINE_END]
 
-    def encode_text(self, text: str, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    def encode_text(self, text: str, vocabulary: Vocabulary) -> "npt.NDArray[np.int32]":
         """Return the ids of a text, (N,), as a corpus holds them.
 
         Only a newline in the text gives an end: a prefix to be continued does not end with a newline, a text to be scored

@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypedDict
 
-import numpy as np
-import numpy.typing as npt
 import regex
 from msgspec import Meta
 
@@ -25,6 +23,9 @@ from fflm.text.reading import read_lines
 from fflm.text.tokenizer import ASCII_BLANKS, LINE_END
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from fflm.text.words import TextFigures, WordTable
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
@@ -301,8 +302,10 @@ class Vocabulary:
         id_ = self._table.get(word, 0)
         return id_ if id_ > self.ends else 0
 
-    def encode(self, tokens: Sequence[str]) -> npt.NDArray[np.int32]:
+    def encode(self, tokens: Sequence[str]) -> "npt.NDArray[np.int32]":
         """Return the ids of tokens, (N,), int32; those that the vocabulary does not contain are ``<unk>``."""
+        import numpy as np  # here, because help texts, which need the defaults of settings, appear sooner without it
+
         if self._table is not None and _FEW * len(tokens) < len(self):
             return np.fromiter(map(self.id, tokens), np.int32, len(tokens))
         return np.fromiter(map(self._ids.get, tokens, itertools.repeat(0)), np.int32, len(tokens))

@@ -1,20 +1,11 @@
 """What several processes that train one model divide among them: the rows of each batch, or the words of the vocabulary."""
 
 import math
-from typing import Annotated, Literal, TypeAlias
-
-from msgspec import Meta
 
 from fflm.errors import SettingsError
 from fflm.network.config import NetworkConfig
 from fflm.network.parameters import parameter_count, shapes
-from fflm.training.settings import TrainingSettings
-
-Scheme = Literal["data", "vocabulary"]
-Parallel: TypeAlias = Annotated[
-    Literal["auto", "data", "vocabulary"],
-    Meta(description="What several processes divide: data (the rows of a batch), vocabulary, or auto for what sends less."),
-]
+from fflm.training.settings import Parallel, Scheme, TrainingSettings
 
 NUMBER = 4
 """Bytes of a number in the messages of both schemes."""

@@ -28,8 +28,7 @@ from fflm.training.checkpoints import Checkpoint, check_shapes, save_weights
 from fflm.training.events import DivergedError, Evaluation, Event, Finished, Losses, RolledBack, Step, Tested
 from fflm.training.examples import Examples
 from fflm.training.log import append_log, truncate_log
-from fflm.training.schemes import Scheme
-from fflm.training.settings import TrainingSettings
+from fflm.training.settings import Scheme, TrainingSettings
 from fflm.training.teacher import Teacher, TeacherModel
 from fflm.training.trainer import STOPPED, Requests, Trainer, sum_losses
 

@@ -10,6 +10,7 @@ from fflm.arguments import Fraction, Many, Natural, PathLike, Seed, Settings, Si
 OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
 LossName = Literal["exact", "sampled", "nce"]
 ScheduleName = Literal["constant", "inverse", "plateau", "cosine"]
+Scheme = Literal["data", "vocabulary"]
 
 _SIZE = "the size of the text"
 _SIZE_AND_NOISE = f"{_SIZE}, and whether there is adversarial noise"
@@ -49,6 +50,10 @@ Members: TypeAlias = Annotated[
         le=50,
         description="Networks to train, with the seeds seed, seed + 1, ...; if there are several, the model is their mixture.",
     ),
+]
+Parallel: TypeAlias = Annotated[
+    Literal["auto", "data", "vocabulary"],
+    Meta(description="What several processes divide: data (the rows of a batch), vocabulary, or auto for what sends less."),
 ]
 _PRESETS = (
     "Defaults of the settings; quick is a small network that trains in seconds: window 5, averages 20, no word weights, "

@@ -145,10 +145,10 @@ def test_help_and_version_import_no_large_packages(option):
     assert loaded.isdisjoint({"numba", "numpy", "scipy", "rich", "regex", "safetensors", "matplotlib", "requests"})
 
 
-def test_help_of_commands_does_not_import_numba():
+def test_help_of_commands_does_not_import_numpy_or_numba():
     loaded = imported_modules(*(shlex.join((*path, "--help")) for path, _ in commands()))
     assert "fflm.network.config" in loaded
-    assert loaded.isdisjoint({"numba", "scipy", "rich", "safetensors", "matplotlib", "requests", "optuna"})
+    assert loaded.isdisjoint({"numpy", "numba", "scipy", "rich", "safetensors", "matplotlib", "requests", "optuna"})
 
 
 def test_inspecting_a_model_does_not_import_numba(models):

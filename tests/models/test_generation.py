@@ -19,6 +19,7 @@ from fflm.models import generation
 from fflm.models.generation import (
     _ending,
     _nucleus,
+    _place,
     beam_search,
     next_words,
     probabilities,
@@ -335,6 +336,21 @@ def test_largest_equals_stable_sort(values, count, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "_BLOCK", block)
         assert top_indices(np.array(values), count).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 128, 1000])
+def test_place_inverts_cumulative_distribution(size, dtype):
+    generator = np.random.default_rng(size)
+    for _ in range(20):
+        weights = (generator.random(size) ** 8 * (generator.random(size) < 0.3)).astype(dtype)
+        weights[generator.integers(size)] = 1
+        cumulative = weights.cumsum(dtype=np.float64)
+        for share in (0.0, *generator.random(20), 1 - 2.0**-53):
+            place = _place(weights, share)
+            assert weights[place] > 0
+            below = cumulative[place - 1] if place else 0.0
+            assert below - 1e-5 <= share * cumulative[-1] <= cumulative[place] + 1e-5
 
 
 @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 1.0])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
 from fflm.instructions import CACHE_LINE
-from fflm.parallel.communicator import Communicator
+
+if TYPE_CHECKING:
+    from fflm.parallel.communicator import Communicator
 
 PRODUCTS = 1 / 32
 """Cost of a multiply-add in BLAS, relative to that of a number that another kernel processes."""
@@ -60,7 +62,7 @@ class CpuBackend:
         """Return into how many shares to divide work of this size, as `launching.shares_of` does."""
         return shares_of(work, self._threads)
 
-    def connect(self, processes: Communicator) -> Communicator:
+    def connect(self, processes: "Communicator") -> "Communicator":
         return processes
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -589,7 +589,9 @@ def finish_softmax(hidden, weight, bias, targets, highest, totals, penalty, scal
     hidden (B, H), weight (V, H), bias (V,), targets (B,); highest and totals (tiles, B) are those of `softmax_tiles`.
     """
     rows, tiles = len(targets), len(totals)
-    top, total = highest[0].copy(), np.zeros(rows)
+    top, total = np.empty(rows, highest.dtype), np.zeros(rows)
+    for i in range(rows):
+        top[i] = highest[0, i]
     for k in range(1, tiles):
         for i in range(rows):
             top[i] = larger(top[i], highest[k, i])

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from ctypes import c_bool, c_float, c_int32, c_uint32
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numba import cuda
@@ -24,7 +24,9 @@ from fflm.backend.cuda.tf32 import TF32
 from fflm.backend.cuda.wgmma import WGMMA
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
 from fflm.errors import FflmError
-from fflm.parallel.communicator import Communicator
+
+if TYPE_CHECKING:
+    from fflm.parallel.communicator import Communicator
 
 PARTS = 1024
 """Maximum number of blocks that reduce an array, each of which has one result, or that process several arrays."""
@@ -271,7 +273,7 @@ class CudaBackend:
     def release(self) -> None:
         self._scratch.clear()
 
-    def connect(self, processes: Communicator) -> Communicator:
+    def connect(self, processes: "Communicator") -> "Communicator":
         return connect_gpus(processes, self) if processes.size > 1 else processes
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -36,7 +36,7 @@ from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
 from fflm.training.events import Losses
 from fflm.training.examples import Examples
-from fflm.training.schemes import Parallel, choose_scheme
+from fflm.training.schemes import choose_scheme
 from fflm.training.session import Session
 from fflm.training.settings import (
     AUTOMATIC,
@@ -44,6 +44,7 @@ from fflm.training.settings import (
     Initial,
     LossName,
     NetworkPreset,
+    Parallel,
     TeacherPath,
     TeacherWeight,
     TrainingSettings,
