@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import typeof, types
+from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import NativeValue, infer_getattr, lower_getattr, models, register_model, unbox
+
+from fflm.compiling import type_of
 
 
 class Packed:
@@ -30,7 +32,7 @@ class Packed:
 
     def __init__(self, content: tuple[Any, ...]) -> None:
         self._content = content  # keeps the arrays in memory
-        self._numba_type_ = PackedType(typeof(content))
+        self._numba_type_ = PackedType(type_of(content))
         self._memory = np.frombuffer(b"".join(_parts(content)), np.int64)
         self._address = self._memory.ctypes.data
 
