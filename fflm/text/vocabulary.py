@@ -101,6 +101,7 @@ class Vocabulary:
     """
 
     _table: "WordTable | None" = None  # of a vocabulary that was loaded from such a file
+    _looked_up = 0  # number of tokens, approximately if several threads look them up
     _sha256: str | None = None  # of the words and counts of such a vocabulary
 
     def __init__(self, words: Sequence[str], counts: Sequence[int], *, ends: bool, rule: str) -> None:
@@ -306,8 +307,10 @@ class Vocabulary:
         """Return the ids of tokens, (N,), int32; those that the vocabulary does not contain are ``<unk>``."""
         import numpy as np  # here, because help texts, which need the defaults of settings, appear sooner without it
 
-        if self._table is not None and _FEW * len(tokens) < len(self):
-            return np.fromiter(map(self.id, tokens), np.int32, len(tokens))
+        if self._table is not None and "_ids" not in vars(self):
+            self._looked_up += len(tokens)
+            if _FEW * self._looked_up < len(self):
+                return np.fromiter(map(self.id, tokens), np.int32, len(tokens))
         return np.fromiter(map(self._ids.get, tokens, itertools.repeat(0)), np.int32, len(tokens))
 
     def decode(self, ids: Iterable[int]) -> list[str]:

@@ -61,6 +61,14 @@ def test_vocabulary_is_mapped_and_pickled(stored):
     assert pickle.loads(pickle.dumps(mapped)).encode(["9", "10"]).tolist() == [vocabulary.id("9"), 0]
 
 
+def test_many_short_texts_are_looked_up_in_a_dictionary(tmp_path):
+    vocabulary = Vocabulary.from_counts({str(number): 1 for number in range(300)}, ends=False)
+    mapped = Vocabulary.load(tmp_path / "v", save(vocabulary, tmp_path / "v"))
+    for number in range(300):
+        assert ("_ids" in vars(mapped)) == (number >= 38)  # at least an eighth of 301 words were looked up
+        assert mapped.encode([str(number)]).tolist() == [vocabulary.id(str(number))] != [0]
+
+
 def test_arrays_of_other_words_are_ignored(stored):
     _, path, _ = stored
     other = Vocabulary(["<unk>", "</s>", "b"], [3, 2, 1], ends=True, rule="words")

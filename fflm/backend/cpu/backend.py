@@ -15,8 +15,11 @@ from fflm.instructions import CACHE_LINE
 if TYPE_CHECKING:
     from fflm.parallel.communicator import Communicator
 
-PRODUCTS = 1 / 32
-"""Cost of a multiply-add in BLAS, relative to that of a number that another kernel processes."""
+PRODUCTS, HIDDEN_PRODUCTS = 1 / 32, 1 / 16
+"""Cost of a multiply-add in BLAS, relative to that of a number that another kernel processes.
+
+The second is for hidden layers, whose matrices are smaller than those of the output layer.
+"""
 
 RANDOM = 4
 """Cost of a random number, relative to that of a number that another kernel processes."""
@@ -138,7 +141,7 @@ class CpuBackend:
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:
         code, gamma = activation_code(activation)
-        threads = self._shares(outputs.size * inputs.shape[1] * PRODUCTS)
+        threads = self._shares(outputs.size * inputs.shape[1] * HIDDEN_PRODUCTS)
         kernels.affine(inputs, weight, bias, code, inputs.dtype.type(gamma), outputs, threads)
 
     def affine_backward(
@@ -155,7 +158,7 @@ class CpuBackend:
     ) -> None:
         code, gamma = activation_code(activation)
         slopes = code, inputs.dtype.type(gamma)
-        threads = self._shares(2 * outputs.size * inputs.shape[1] * PRODUCTS)
+        threads = self._shares(2 * outputs.size * inputs.shape[1] * HIDDEN_PRODUCTS)
         kernels.affine_backward_inputs(weight, outputs, *slopes, d_outputs, d_inputs, threads)
         kernels.affine_backward_weights(inputs, d_outputs, beta, d_weight, d_bias, threads)
 
