@@ -24,7 +24,6 @@ The second is for hidden layers, whose matrices are smaller than those of the ou
 RANDOM = 4
 """Cost of a random number, relative to that of a number that another kernel processes."""
 
-
 SCATTERED = 4
 """Cost of a number in a row that is anywhere in memory, relative to that of a number that another kernel processes."""
 

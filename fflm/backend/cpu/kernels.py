@@ -197,9 +197,14 @@ def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, 
             for place in range(borders[k], borders[k + 1]):
                 if contexts[i, place] >= 0:
                     ends[contexts[i, place] * kinds + single + 1] += 1
-    for place in range(words * kinds):
-        ends[place + 1] += ends[place]
-    low, high = share(ends[words * kinds] + WORD_COST * words, threads, t)
+    cost = 0
+    for word in range(words):
+        before = ends[word * kinds]
+        for place in range(word * kinds, (word + 1) * kinds):
+            ends[place + 1] += ends[place]
+        if ends[(word + 1) * kinds] > before:
+            cost += ends[(word + 1) * kinds] - before + WORD_COST
+    low, high = share(cost, threads, t)
     rows, scaled = np.empty(ends[words * kinds], np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
     for i in range(contexts.shape[0]):
         for k in range(blocks):
@@ -213,10 +218,12 @@ def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, 
                 if word >= 0:
                     rows[ends[word * kinds + single]] = row
                     ends[word * kinds + single] += 1
-    start, total = 0, np.empty(size, d_inputs.dtype)  # of the places of a word, which now end at ends[(word + 1) * kinds - 1]
+    cost, total = 0, np.empty(size, d_inputs.dtype)
+    start = 0  # of the places of a word, which now end at ends[(word + 1) * kinds - 1]
     for word in range(words):
         end = ends[(word + 1) * kinds - 1]
-        if low <= start + WORD_COST * word < high and start < end:
+        cost += end - start + WORD_COST if start < end else 0
+        if start < end and low < cost <= high:
             singles = start
             if kinds == 2:
                 singles = ends[word * kinds]
