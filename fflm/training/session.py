@@ -38,8 +38,8 @@ DIVERGENCES = 5
 PARAMETERS = 2**36
 """Maximum number of parameters of a network."""
 
-SAVE_SECONDS = 60.0
-"""Seconds between checkpoints, besides those at evaluations."""
+SAVE_SECONDS, EVALUATION_SECONDS = 60.0, 10.0
+"""Seconds between checkpoints, and those after which an evaluation is followed by one."""
 
 
 Callback: TypeAlias = Callable[["Session", Event], None]
@@ -86,7 +86,7 @@ class Session(ABC):
     valid
         The figures of the last evaluation on the validation data; None if there is none.
     save_seconds
-        Seconds between checkpoints, besides those at evaluations.
+        Seconds between checkpoints. One is also written after an evaluation, if the last one is `EVALUATION_SECONDS` old.
     label
         What progress calls the run if it is one of several, such as ``member 2 of 5``.
     """
@@ -555,8 +555,11 @@ class Session(ABC):
 
     def _requests(self) -> Requests:
         """Return what this process asks for."""
-        due = self.communicator.first and time.monotonic() - self._saved > self.save_seconds
-        return Requests(self._stop, due, self._interruption.received)
+        return Requests(self._stop, self._due(self.save_seconds), self._interruption.received)
+
+    def _due(self, seconds: float) -> bool:
+        """Return whether this is the first process, and the last checkpoint was written more than some seconds ago."""
+        return self.communicator.first and time.monotonic() - self._saved > seconds
 
     def _end(self) -> None:
         """End training after an evaluation, unless it has ended."""
@@ -578,7 +581,9 @@ class Session(ABC):
             if event.best:
                 self._save_weights(figures)
             self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
-            self.save()
+            due = self._due(min(self.save_seconds, EVALUATION_SECONDS))
+            if self.communicator.any(due or not self.published or bool(self.trainer.state.finished)):
+                self.save()
         elif isinstance(event, Finished):
             # This does not change the state: if a finished run is resumed, it logs its end and its test figures again.
             if first:
