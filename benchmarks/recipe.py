@@ -13,6 +13,7 @@ The folder WORK keeps all results that take time. An interrupted run continues w
 """
 
 import argparse
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -107,11 +108,8 @@ def measure_student(result: dict[str, Any], corpus: Corpus, folder: Path, *, qui
     print(f"the ensemble gains {1 - math.exp(five - alone):.1%}, of which the student keeps {result['kept']:.0%}")
 
 
-MEASURES = {
-    "networks that train in minutes": measure_single,
-    "best": measure_best,
-    "student": measure_student,
-}
+SINGLE = {"networks that train in minutes": measure_single}
+ENSEMBLE = {"best": measure_best, "student": measure_student}
 
 
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
@@ -149,8 +147,8 @@ def main() -> None:
             check_sizes(name, corpora[name][0])
     results: dict[str, dict[str, Any]] = {name: {"rows": {}} for name in corpora}
     partial = options.quick or len(corpora) < len(sources)
-    for title, measure in MEASURES.items():
-        for name, (corpus, folder) in corpora.items():
+    for measures in (SINGLE, ENSEMBLE):
+        for (name, (corpus, folder)), (title, measure) in itertools.product(corpora.items(), measures.items()):
             print(f"{name}, {title}")
             measure(results[name], corpus, folder, quick=options.quick)
             if not all(result["rows"] for result in results.values()):
