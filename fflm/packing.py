@@ -20,7 +20,7 @@ from fflm.compiling import type_of
 
 
 class Packed:
-    """A named tuple of arrays, of Python's numbers, and of such tuples; in compiled functions it is the attribute ``content``.
+    """A named tuple of arrays, Python's numbers, None and such tuples; in compiled functions it is the attribute ``content``.
 
     Compiled functions read the arrays, but do not keep them.
 
@@ -46,6 +46,8 @@ def _parts(value: Any) -> Iterator[bytes]:
     if isinstance(value, tuple):
         for each in value:
             yield from _parts(each)
+    elif value is None:
+        return
     elif isinstance(value, np.ndarray):
         yield struct.pack(f"={1 + 2 * value.ndim}q", value.ctypes.data, *value.shape, *value.strides)
     else:
@@ -94,6 +96,8 @@ def _value(context: Any, builder: Any, kind: Any, places: Iterator[Any]) -> Any:
 
     if isinstance(kind, types.BaseTuple):
         return context.make_tuple(builder, kind, [_value(context, builder, each, places) for each in kind])
+    if kind == types.none:
+        return context.get_dummy_value()
     if not isinstance(kind, types.Array):
         model = context.data_model_manager[kind]
         return model.load_from_data_pointer(builder, builder.bitcast(next(places), model.get_data_type().as_pointer()))

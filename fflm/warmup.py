@@ -38,13 +38,13 @@ _SMALL: dict[str, Any] = {"window": 2, "embedding": 2, "hidden": (2,), "epochs":
 
 _NETWORKS = (
     {"averages": (3,), "patience": 0, "smoothing": 0.1, "self_normalise": 0.1, "adversarial": 0.1},
-    {"loss": "sampled", "samples": 2, "exact_end": 0.5, "epochs": 2},
+    {"averages": (3,), "direct": True, "loss": "sampled", "samples": 2, "exact_end": 0.5, "epochs": 2},
     {"loss": "nce", "samples": 2, "optimizer": "adagrad"},
     {"tied": False, "bands": (3, 5), "optimizer": "rmsprop"},
     {"tied": False, "residual": True, "hidden": (2, 2), "direct": True, "optimizer": "sgd", "momentum": 0.9},
-    {"loss": "sampled", "samples": 2, "tied": False, "optimizer": "adam", "hidden": (3,)},
+    {"loss": "sampled", "samples": 2, "tied": False, "direct": True, "optimizer": "adam", "hidden": (3,)},
 )
-"""Settings of language models that together use all kernels of training in single precision."""
+"""Settings of language models that together use all kernels of training in single precision, and the networks of all presets."""
 
 _CLASSIFIERS: tuple[dict[str, Any], ...] = (
     {"input": "mean", "bigrams": True},

@@ -19,6 +19,7 @@ class _Whole(NamedTuple):
     count: int
     part: _Part
     yes: bool
+    nothing: None
     empty: npt.NDArray[np.int8]
     factor: float
     no: bool
@@ -27,16 +28,18 @@ class _Whole(NamedTuple):
 @njit
 def _read(packed, row):
     whole = packed.content
+    if whole.nothing is not None:
+        return 0.0, 0, False, False, whole.part.table
     whole.part.table[row, 0] += 1
     total = whole.part.table[row].sum() * whole.factor + whole.part.records[1].weight + len(whole.empty)
     return total, whole.count, whole.yes, whole.no, whole.part.table.copy()
 
 
 def test_packed_tuple_is_read_by_compiled_function_and_survives_pickling():
-    """A slice of columns, records, an empty array and numbers of all kinds are read, and arrays are written, in place."""
+    """A slice of columns, records, None, an empty array and all kinds of numbers are read; arrays are written in place."""
     table = np.arange(12, dtype=np.float32).reshape(3, 4)[:, 1::2]
     records = np.array([(1, 2.5), (-3, 0.25)], np.dtype([("id", np.int8), ("weight", np.float64)]))
-    packed = Packed(_Whole(-(2**40), _Part(table, records), True, np.empty(0, np.int8), -0.5, False))
+    packed = Packed(_Whole(-(2**40), _Part(table, records), True, None, np.empty(0, np.int8), -0.5, False))
     for each in (packed, pickle.loads(pickle.dumps(packed))):
         total, *numbers, copied = _read(each, 2)
         assert (total, numbers) == ((10 + 11) * -0.5 + 0.25, [-(2**40), True, False])

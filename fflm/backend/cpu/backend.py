@@ -96,7 +96,6 @@ class CpuBackend:
         self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array, weights: Array | None = None
     ) -> None:
         threads = self._shares(contexts.size * embeddings.shape[1])
-        weights = np.empty(0, embeddings.dtype) if weights is None else weights
         kernels.gather(embeddings, contexts, _borders(blocks), weights, inputs, threads)
 
     def scatter_add(
@@ -108,9 +107,7 @@ class CpuBackend:
         weighted: tuple[Array, Array, Array] | None = None,
     ) -> None:
         threads = self._shares(contexts.size * d_embeddings.shape[1])
-        none = np.empty(0, d_inputs.dtype)
-        embeddings, weights, d_weights = (d_embeddings, none, none) if weighted is None else weighted
-        kernels.scatter_add(contexts, _borders(blocks), d_inputs, embeddings, weights, d_embeddings, d_weights, threads)
+        kernels.scatter_add(contexts, _borders(blocks), d_inputs, weighted, d_embeddings, threads)
 
     def mean_pool(self, embeddings: Array, words: Array, pooled: Array) -> None:
         threads = self._shares(words.size * embeddings.shape[1])

@@ -149,7 +149,7 @@ def add_weighted_rows(table, rows, weights, total):
 def gather(embeddings, contexts, borders, weights, inputs, threads, t):
     """Compute `Backend.gather`: embeddings (V + 1, m), contexts (B, n), borders of blocks (K + 1,) int64 -> inputs (B, K m).
 
-    ``weights`` (V + 1,) are those of words in blocks of several words; (0,) if all are 1.
+    ``weights`` (V + 1,) are those of words in blocks of several words; None if all are 1.
     """
     size = embeddings.shape[1]
     low, high = share(contexts.shape[0], threads, t)
@@ -168,28 +168,28 @@ def gather(embeddings, contexts, borders, weights, inputs, threads, t):
                     words[count] = contexts[i, place]
                     count += 1
             clear(block)
-            if len(weights):
-                add_weighted_rows(embeddings, words[:count], weights, block)
-            else:
+            if weights is None:  # Numba leaves out what is never used
                 add_rows(embeddings, words[:count], block)
+            else:
+                add_weighted_rows(embeddings, words[:count], weights, block)
             factor = block.dtype.type((borders[k + 1] - borders[k]) ** -0.5)
             for j in range(size):
                 block[j] *= factor
 
 
 @kernel()
-def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, d_weights, threads, t):
+def scatter_add(contexts, borders, d_inputs, weighted, d_embeddings, threads, t):
     """Add d_inputs (B, K m) to the rows of d_embeddings (V + 1, m) that belong to the words of contexts (B, n).
 
-    borders (K + 1,) int64 are the borders of the blocks. If there are weights of words in blocks of several words, (V + 1,),
-    their gradients are added to d_weights (V + 1,), given embeddings (V + 1, m). Otherwise both are (0,).
+    borders (K + 1,) int64 are the borders of the blocks. ``weighted`` is None, or if there are weights of words in blocks of
+    several words: embeddings (V + 1, m), weights (V + 1,), and d_weights (V + 1,), to which their gradients are added.
     """
     # The places of the words are sorted by word, in the order of the batch (counting sort), so that a row of d_embeddings, which
     # is not in the cache, is read and written once. Each share sorts all of them, because branches that leave out the words of
     # other shares cannot be predicted, and take longer. Shares add to different words, with about equal costs. If there are
     # weights, the places of a word in blocks of several words come before the others.
     words, blocks, size = len(d_embeddings), len(borders) - 1, d_embeddings.shape[1]
-    kinds = 2 if len(weights) else 1
+    kinds = 1 if weighted is None else 2
     ends = np.zeros(words * kinds + 1, np.int32)
     for i in range(contexts.shape[0]):
         for k in range(blocks):
@@ -225,7 +225,8 @@ def scatter_add(contexts, borders, d_inputs, embeddings, weights, d_embeddings, 
         cost += end - start + WORD_COST if start < end else 0
         if start < end and low < cost <= high:
             singles = start
-            if kinds == 2:
+            if weighted is not None:
+                embeddings, weights, d_weights = weighted
                 singles = ends[word * kinds]
                 clear(total)
                 add_rows(scaled, rows[start:singles], total)

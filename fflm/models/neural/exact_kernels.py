@@ -4,7 +4,7 @@ For a few contexts, neither BLAS, which first copies the weights into another or
 weights are kept in the order in which they are read (`pack_weights`). The results of a context do not depend on the others.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ class NetworkTables(NamedTuple):
     embeddings
         (V + 1, m).
     word_weights
-        (V + 1,), or (0,) if all are 1.
+        (V + 1,), or None if all are 1.
     borders
         (K + 1,), int64: where the blocks begin that a context is cut into, the oldest words first, and where the last one ends.
     sizes, activations, slopes
@@ -64,7 +64,7 @@ class NetworkTables(NamedTuple):
     layers
         (N,): the weights of the hidden layers, packed, each followed by the biases, filled up to as many as the packed rows.
     residual, direct
-        As in `fflm.network.config.NetworkConfig`.
+        As in `fflm.network.config.NetworkConfig`, but None for False, so that Numba does not compile what the network lacks.
     projection
         (m, H), packed, or without panels if there is none.
     weight, bias
@@ -72,14 +72,14 @@ class NetworkTables(NamedTuple):
     """
 
     embeddings: npt.NDArray[np.floating]
-    word_weights: npt.NDArray[np.floating]
+    word_weights: npt.NDArray[np.floating] | None
     borders: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
     activations: npt.NDArray[np.int64]
     slopes: npt.NDArray[np.floating]
     layers: npt.NDArray[np.floating]
-    residual: bool
-    direct: bool
+    residual: Literal[True] | None
+    direct: Literal[True] | None
     projection: npt.NDArray[np.floating]
     weight: npt.NDArray[np.floating]
     bias: npt.NDArray[np.floating]
@@ -130,16 +130,27 @@ def layer_outputs(inputs, weight, bias, size, code, slope):
 
 
 @inner()
-def normalized(values):
-    """Return the rows of values (B, I) with mean 0 and deviation 1."""
-    result = np.empty_like(values)
+def normalized(values, residual):
+    """Return the rows of values (B, I) with mean 0 and deviation 1 if hidden layers are residual; otherwise the values."""
+    if residual is None:
+        return values
+    result = np.empty(values.shape, values.dtype)
     _normalize(values, result, 1, 0)
     return result
 
 
 @inner()
-def side_by_side(left, right):
-    """Return the columns of left (B, I) and right (B, J) as one array, (B, I + J)."""
+def add_residual(values, outputs, residual):
+    """Add values (B, I) to outputs (B, I) if hidden layers are residual."""
+    if residual is not None:
+        _add(values, outputs, 1, 0)
+
+
+@inner()
+def with_inputs(left, right, direct):
+    """Return left (B, I), and if there are direct connections, the columns of right (B, J) beside it, (B, I + J)."""
+    if direct is None:
+        return left
     result = np.empty((len(left), left.shape[1] + right.shape[1]), left.dtype)
     for i in range(len(left)):
         for j in range(left.shape[1]):
@@ -157,19 +168,17 @@ def softmax_inputs(contexts, network):
     _gather(embeddings, contexts, network.borders, network.word_weights, inputs, 1, 0)
     values, place = inputs, 0
     for layer in range(len(network.sizes)):
-        residual = network.residual and layer > 0
-        read = normalized(values) if residual else values
+        read = normalized(values, network.residual) if layer > 0 else values
         size, width = network.sizes[layer], read.shape[1]
         panels = (size + GROUP * PANEL - 1) // (GROUP * PANEL) * GROUP
         bias = place + panels * width * PANEL
         weight, place = layers[place:bias].reshape(panels, width, PANEL), bias + panels * PANEL
         outputs = layer_outputs(read, weight, layers[bias:place], size, network.activations[layer], network.slopes[layer])
-        if residual:
-            _add(values, outputs, 1, 0)
+        if layer > 0:
+            add_residual(values, outputs, network.residual)
         values = outputs
     if len(network.sizes):
-        values = normalized(values) if network.residual else values
-        values = side_by_side(values, inputs) if network.direct else values
+        values = with_inputs(normalized(values, network.residual), inputs, network.direct)
     if not len(network.projection):
         return values
     products = np.empty((rows, len(network.projection) * PANEL), embeddings.dtype)

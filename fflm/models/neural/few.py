@@ -47,14 +47,14 @@ class FewContexts:
         self._network = Packed(
             NetworkTables(
                 parameters.embeddings,
-                np.empty(0, number) if parameters.word_weights is None else parameters.word_weights,
+                parameters.word_weights,
                 np.cumsum((0, *config.blocks)),
                 np.array(config.hidden, np.int64),
                 np.array([code for code, _ in codes], np.int64),
                 np.array([slope for _, slope in codes], number),
                 together,
-                config.residual,
-                config.direct,
+                config.residual or None,
+                config.direct or None,
                 pack_weights(np.empty((0, config.hidden_width), number) if projection is None else projection),
                 pack_weights(parameters.softmax_weight),
                 parameters.output_bias,
