@@ -478,6 +478,7 @@ class Search:
             with NewFolder(path) as new:
                 config, settings = self.configure(trial.values)
                 run = self.data.start(new, config, settings, self.compute)
+        run.evaluation_seconds = 0.0  # because the study stores each evaluation, and a trial must not be behind it
         if self.save_seconds is not None:
             run.save_seconds = self.save_seconds
         return run

@@ -39,7 +39,7 @@ PARAMETERS = 2**36
 """Maximum number of parameters of a network."""
 
 SAVE_SECONDS, EVALUATION_SECONDS = 60.0, 10.0
-"""Seconds between checkpoints, and those after which an evaluation is followed by one."""
+"""Default seconds between checkpoints, and those after which an evaluation is followed by one."""
 
 
 Callback: TypeAlias = Callable[["Session", Event], None]
@@ -85,8 +85,8 @@ class Session(ABC):
         Number of words whose initial embeddings were given.
     valid
         The figures of the last evaluation on the validation data; None if there is none.
-    save_seconds
-        Seconds between checkpoints. One is also written after an evaluation, if the last one is `EVALUATION_SECONDS` old.
+    save_seconds, evaluation_seconds
+        Seconds between checkpoints. One is also written after an evaluation, if the last one is ``evaluation_seconds`` old.
     label
         What progress calls the run if it is one of several, such as ``member 2 of 5``.
     """
@@ -133,7 +133,7 @@ class Session(ABC):
         teaching = Teacher(teacher.networks, examples, network.backend) if teacher else None
         self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world(), teaching)
         self.communicator = self.trainer.communicator
-        self.save_seconds = SAVE_SECONDS
+        self.save_seconds, self.evaluation_seconds = SAVE_SECONDS, EVALUATION_SECONDS
         self.label = ""
         self.valid: dict[str, Any] | None = None
         self._saved = time.monotonic()  # when the last checkpoint was written
@@ -581,7 +581,7 @@ class Session(ABC):
             if event.best:
                 self._save_weights(figures)
             self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
-            due = self._due(min(self.save_seconds, EVALUATION_SECONDS))
+            due = self._due(min(self.save_seconds, self.evaluation_seconds))
             if self.communicator.any(due or not self.published or bool(self.trainer.state.finished)):
                 self.save()
         elif isinstance(event, Finished):
