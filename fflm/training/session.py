@@ -38,8 +38,11 @@ DIVERGENCES = 5
 PARAMETERS = 2**36
 """Maximum number of parameters of a network."""
 
-SAVE_SECONDS, EVALUATION_SECONDS = 60.0, 10.0
-"""Default seconds between checkpoints, and those after which an evaluation is followed by one."""
+SAVE_SECONDS = 60.0
+"""Default of `Session.save_seconds`."""
+
+EVALUATION_SECONDS = 10.0
+"""Default of `Session.evaluation_seconds`."""
 
 
 Callback: TypeAlias = Callable[["Session", Event], None]

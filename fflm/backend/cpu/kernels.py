@@ -168,7 +168,7 @@ def gather(embeddings, contexts, borders, weights, inputs, threads, t):
                     words[count] = contexts[i, place]
                     count += 1
             clear(block)
-            if weights is None:  # Numba leaves out what is never used
+            if weights is None:  # Numba compiles only the branch for the type of ``weights``
                 add_rows(embeddings, words[:count], block)
             else:
                 add_weighted_rows(embeddings, words[:count], weights, block)
@@ -197,14 +197,12 @@ def scatter_add(contexts, borders, d_inputs, weighted, d_embeddings, threads, t)
             for place in range(borders[k], borders[k + 1]):
                 if contexts[i, place] >= 0:
                     ends[contexts[i, place] * kinds + single + 1] += 1
-    cost = 0
+    occurring = 0
     for word in range(words):
-        before = ends[word * kinds]
         for place in range(word * kinds, (word + 1) * kinds):
             ends[place + 1] += ends[place]
-        if ends[(word + 1) * kinds] > before:
-            cost += ends[(word + 1) * kinds] - before + WORD_COST
-    low, high = share(cost, threads, t)
+        occurring += ends[(word + 1) * kinds] > ends[word * kinds]
+    low, high = share(ends[words * kinds] + WORD_COST * occurring, threads, t)
     rows, scaled = np.empty(ends[words * kinds], np.int32), np.empty((contexts.shape[0] * blocks, size), d_inputs.dtype)
     for i in range(contexts.shape[0]):
         for k in range(blocks):
@@ -222,8 +220,10 @@ def scatter_add(contexts, borders, d_inputs, weighted, d_embeddings, threads, t)
     start = 0  # of the places of a word, which now end at ends[(word + 1) * kinds - 1]
     for word in range(words):
         end = ends[(word + 1) * kinds - 1]
-        cost += end - start + WORD_COST if start < end else 0
-        if start < end and low < cost <= high:
+        if start == end:
+            continue
+        cost += end - start + WORD_COST
+        if low < cost <= high:
             singles = start
             if weighted is not None:
                 embeddings, weights, d_weights = weighted
