@@ -34,6 +34,7 @@ VARIANTS = {
     "a normalized hidden layer": "--residual",
     "no adversarial noise": "--adversarial 0",
     "adversarial noise of 0.03": "--adversarial 0.03",
+    "no vectors of affixes": "--no-affixes",
     "no dropout of hidden units": "--dropout 0",
     "dropout 0.4": "--dropout 0.4",
     "dropout of the input 0.2": "--embedding-dropout 0.2",

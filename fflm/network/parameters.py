@@ -72,6 +72,8 @@ class Parameters:
         The biases of the output layer [b], (V,). In an adaptive softmax, those of the first softmax.
     bands
         The parameters of the bands of an adaptive softmax; empty for other output layers.
+    affixes
+        The vectors of the affixes of words, (A, m), which exist only in training (`fflm.training.affix_vectors`). Otherwise None.
     """
 
     embeddings: Array
@@ -82,6 +84,7 @@ class Parameters:
     output_weight: Array | None
     output_bias: Array
     bands: tuple[Band, ...] = ()
+    affixes: Array | None = None
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in self.items())
@@ -136,6 +139,8 @@ class Parameters:
             yield f"band.{index}.projection", band.projection
             yield f"band.{index}.weight", band.weight
             yield f"band.{index}.bias", band.bias
+        if self.affixes is not None:
+            yield "affixes", self.affixes
 
     def __iter__(self) -> Iterator[Array]:
         return (array for _, array in self.items())
@@ -152,6 +157,7 @@ class Parameters:
             None if self.output_weight is None else function(self.output_weight),
             function(self.output_bias),
             tuple(bands),
+            None if self.affixes is None else function(self.affixes),
         )
 
     @property
@@ -161,7 +167,13 @@ class Parameters:
 
     @classmethod
     def from_arrays(
-        cls, config: NetworkConfig, arrays: Mapping[str, Array], source: str = "the weights", *, verify: bool = True
+        cls,
+        config: NetworkConfig,
+        arrays: Mapping[str, Array],
+        source: str = "the weights",
+        *,
+        verify: bool = True,
+        affixes: int = 0,
     ) -> Self:
         """Return parameters that consist of arrays from a file, after checking their shapes, dtypes and numbers.
 
@@ -175,6 +187,8 @@ class Parameters:
             What error messages call the file.
         verify
             Whether to check the numbers, for which all of them are read.
+        affixes
+            Number of affixes that have vectors.
 
         Raises
         ------
@@ -182,7 +196,7 @@ class Parameters:
             If an array is missing, or does not have the shape that the configuration requires; if the arrays have several
             dtypes; or if a number is not finite.
         """
-        wanted = shapes(config)
+        wanted = shapes(config, affixes)
         for name, shape in wanted.items():
             if name not in arrays:
                 raise FflmError(f"{source} are not this network's: they lack {name!r}; {REMEDY}")
@@ -219,6 +233,7 @@ class Parameters:
                 Band(*(arrays[f"band.{index}.{part}"] for part in ("projection", "weight", "bias")))
                 for index in range(len(config.softmaxes) - 1)
             ),
+            arrays.get("affixes"),
         )
 
     def start_from(self, counts: Array, words: slice = slice(None)) -> None:
@@ -343,8 +358,11 @@ def is_finite(array: npt.NDArray[np.floating]) -> bool:
     return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
-def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array of a network by its name, in the order of `Parameters.items`."""
+def shapes(config: NetworkConfig, affixes: int = 0) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array of a network by its name, in the order of `Parameters.items`.
+
+    ``affixes`` is the number of affixes that have vectors, in training.
+    """
     result: dict[str, tuple[int, ...]] = {}
     if config.input != "numbers":
         result["embeddings"] = (config.vocabulary + 1, config.embedding)
@@ -366,6 +384,8 @@ def shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
         result[f"band.{index}.projection"] = (width, config.hidden_width)
         result[f"band.{index}.weight"] = (size, width)
         result[f"band.{index}.bias"] = (size,)
+    if affixes:
+        result["affixes"] = (affixes, config.embedding)
     return result
 
 

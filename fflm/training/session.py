@@ -132,9 +132,10 @@ class Session(ABC):
             parameters = partition.own_part(parameters)
         self.vectors = 0 if embeddings is None else parameters.take_embeddings(embeddings)
         network = Network(config, compute.backend(), partition)
+        affixes = self.affixes() if settings.affixes else None
         examples = [self.parts(each.config)["train"] for each in teacher.networks] if teacher else []
         teaching = Teacher(teacher.networks, examples, network.backend) if teacher else None
-        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world(), teaching)
+        self.trainer = Trainer(network, parameters, parts["train"], parts.get("valid"), settings, world(), teaching, affixes)
         self.communicator = self.trainer.communicator
         self.save_seconds, self.evaluation_seconds = SAVE_SECONDS, EVALUATION_SECONDS
         self.label = ""
@@ -268,6 +269,10 @@ class Session(ABC):
     @abstractmethod
     def parts(self, config: NetworkConfig) -> dict[str, Examples]:
         """Return the parts of the data as examples for a network: ``train``, and if there are any, ``valid`` and ``test``."""
+
+    def affixes(self) -> npt.NDArray[np.int32] | None:
+        """Return the affixes of each word and of the padding, as for `Trainer`; None if no words have any in common."""
+        return None
 
     @property
     @abstractmethod
@@ -580,7 +585,7 @@ class Session(ABC):
             figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
             figures["train_loss"] = event.train_loss
             if event.valid is not None and first:
-                figures["valid"] = self.valid = self.measure("valid", event.valid, self.trainer.parameters)
+                figures["valid"] = self.valid = self.measure("valid", event.valid, self.trainer.predicting)
             if event.best:
                 self._save_weights(figures)
             self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})

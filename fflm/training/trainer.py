@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fflm.backend.common import placed
 from fflm.backend.protocol import Array
@@ -20,6 +21,7 @@ from fflm.network.subset import Subset, frame, put, take
 from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.shuffling import shuffled
 from fflm.stored import REMEDY
+from fflm.training.affix_vectors import AffixVectors
 from fflm.training.events import USELESS, DivergedError, Evaluation, Finished, Losses, Step
 from fflm.training.examples import Examples
 from fflm.training.lazy_adam import LazyAdam
@@ -118,6 +120,8 @@ class Trainer:
         computes the gradients of a share of the rows of each batch, and makes the same update with the sums over all processes.
     teacher
         The networks whose distributions replace a share of the targets, on the same device; by default there are none.
+    affixes
+        The affixes of each word and of the padding, (V + 1, K) int32, as for `AffixVectors`; None for none.
 
     Attributes
     ----------
@@ -128,7 +132,7 @@ class Trainer:
     teacher
         As above.
     parameters, gradients
-        The parameters and their gradients, on the device.
+        The parameters that are trained, and their gradients, on the device. The network computes with `predicting`.
     state
         The state of training besides the arrays.
     optimizer
@@ -153,8 +157,14 @@ class Trainer:
         settings: TrainingSettings,
         communicator: Communicator = SINGLE_PROCESS,
         teacher: Teacher | None = None,
+        affixes: npt.NDArray[np.int32] | None = None,
     ) -> None:
         self.network = network
+        self._affixes: AffixVectors | None = None
+        if affixes is not None:
+            width = parameters.embeddings.shape[1]
+            self._affixes = AffixVectors(affixes, width, parameters.dtype, network.backend)
+            parameters = dataclasses.replace(parameters, affixes=np.zeros((self._affixes.count, width), parameters.dtype))
         self.parameters = parameters.mapped(network.backend.upload)
         self.train = train
         self.valid = valid
@@ -269,9 +279,10 @@ class Trainer:
         state, arrays = state_from_dict(state_dict["state"]), state_dict["arrays"]
         if state.batch >= self.batches:
             raise FflmError(f"the state is that after {state.batch:,} batches of an epoch, which has {self.batches:,}; {REMEDY}")
+        affixes = self._affixes.count if self._affixes else 0
         for part in self._parts():
             own = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
-            Parameters.from_arrays(self.network.config, own)
+            Parameters.from_arrays(self.network.config, own, affixes=affixes)
 
     def _own_rows(self, name: str, array: Array) -> Array:
         """Return what this process has of an array of a state."""
@@ -289,12 +300,17 @@ class Trainer:
                 backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
         self.state = state_from_dict(state_dict["state"])
 
+    @property
+    def predicting(self) -> Parameters:
+        """The parameters with which the network computes, on the device, until the next training step."""
+        return self._affixes.added(self.parameters) if self._affixes else self.parameters
+
     def weights(self) -> Parameters | None:
-        """Return the parameters, as NumPy arrays, which may be those of the trainer, in the first process; in the others None.
+        """Return `predicting` as NumPy arrays, which may be those of the trainer, in the first process; in the others None.
 
         With a partition, all processes get them, with `DividedRows`.
         """
-        return self._whole(self.parameters)
+        return self._whole(self.predicting)
 
     def _whole(self, own: Parameters) -> Parameters | None:
         """Return parameters, or moments, as `weights` does."""
@@ -377,6 +393,8 @@ class Trainer:
             arrays |= {f"places.{name}": words for name, words in subset.places.items()}
             if self.lazy_adam:
                 arrays |= self.lazy_adam.skipped(rate, subset)
+            if self._affixes:
+                arrays["affixes"] = self._affixes.of(subset.places["embeddings"])
         elif self.lazy_adam:
             self.lazy_adam.catch_up_all(backend, rate)
         if self._is_recorded(batch.exact):
@@ -409,8 +427,8 @@ class Trainer:
         numbers
             The numbers of the step.
         arrays
-            The arrays of the objective (`SAMPLE`); with a subset, its `Subset.places`, the names with the prefix ``places.``, and
-            what `LazyAdam.skipped` returns.
+            The arrays of the objective (`SAMPLE`); with a subset, its `Subset.places`, the names with the prefix ``places.``,
+            what `LazyAdam.skipped` returns, and the affixes of its words.
         """
         backend, settings = self.network.backend, self.settings
         parameters, gradients, moments = self.parameters, self.gradients, self.optimizer.moments
@@ -425,8 +443,9 @@ class Trainer:
                 wholes = zip((parameters, *moments), self._memory, strict=True)
                 parameters, *parts = (take(backend, whole, memory, places) for whole, memory in wholes)
                 moments = tuple(parts)
+        affixes = arrays.get("affixes")
         self.network.gradients(
-            parameters,
+            self._affixes.added(parameters, affixes) if self._affixes else parameters,
             contexts,
             targets,
             gradients,
@@ -437,10 +456,13 @@ class Trainer:
             first=batch.first,
             batch=batch.size,
         )
-        learned = [gradient for name, gradient in gradients.items() if not (settings.frozen and name == "embeddings")]
+        computed = dataclasses.replace(gradients, affixes=None)
+        learned = [gradient for name, gradient in computed.items() if not (settings.frozen and name == "embeddings")]
         self.rows.sum_arrays(learned)
         if settings.frozen:
             backend.clear(gradients.embeddings)
+        if self._affixes:
+            self._affixes.backpropagate(gradients, affixes)
         self.optimizer.add_penalties(parameters, gradients)
         if settings.clip:
             backend.clip_factor(self._all_gradients(gradients), settings.clip, self._scale)
@@ -542,7 +564,7 @@ class Trainer:
             self.lazy_adam.catch_up_all(self.network.backend, rate)
         train_loss = state.loss_sum / state.loss_words
         self.communicator.check_same(self.common, DRIFTED)
-        valid = None if self.valid is None else sum_losses(self.network, self.parameters, self.valid, self.rows)
+        valid = None if self.valid is None else sum_losses(self.network, self.predicting, self.valid, self.rows)
         best = valid is None or valid.mean < state.best
         if valid is not None:
             state.best = min(state.best, valid.mean)

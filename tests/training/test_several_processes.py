@@ -37,7 +37,12 @@ CASES = {
     "sgd": ({"direct": True}, {"loss": "exact", "optimizer": "sgd", "momentum": 0.9, "l2": 0.01, "smoothing": 0.1}),
     "small batches": ({}, {"loss": "sampled", "samples": 4, "batch_size": 2, "epochs": 1, "evaluate_every": 20}),
     "teacher": ({}, {"loss": "sampled", "samples": 8, "exact_end": 0.3}),
+    "affixes": ({}, {"loss": "sampled", "samples": 8, "exact_end": 0.3, "affixes": True, "l1": 1e-3}),
 }
+
+AFFIXES = np.where(np.arange(4) < np.arange(WORDS + 1)[:, None] % 4, np.arange(WORDS + 1)[:, None] * np.arange(4) % 7, -1)
+AFFIXES = AFFIXES.astype(np.int32)
+"""The affixes of words, of which there are seven. A word has none to three."""
 
 UNTIED = dataclasses.replace(CONFIG, tied=False)
 
@@ -47,6 +52,7 @@ VOCABULARY_CASES = {
         {"smoothing": 0.1, "self_normalise": 0.1, "l1": 1e-3, "adversarial": 0.1},
     ),
     "sgd": ({"direct": True}, {"optimizer": "sgd", "momentum": 0.9, "l2": 0.01, "weight_decay": 0.1, "schedule": "plateau"}),
+    "affixes": ({}, {"affixes": True}),
     "adagrad": ({"hidden": (), "dropout": 0.0}, {"optimizer": "adagrad", "clip": 0.0, "frozen": True}),
 }
 """The changes to `UNTIED` and `SETTINGS` of trainings that divide the words among processes."""
@@ -78,7 +84,8 @@ def trainer(communicator, config=CONFIG, settings=SETTINGS, seed=1, *, vocabular
     partition = Partition(config, communicator) if vocabulary else None
     start = Parameters.random(config, seed, np.float64, words=partition.own if partition else slice(None))
     network = Network(config, CpuBackend(), partition)
-    return Trainer(network, start, examples, examples, settings, communicator, teacher() if taught else None)
+    teaching, affixes = teacher() if taught else None, AFFIXES if settings.affixes else None
+    return Trainer(network, start, examples, examples, settings, communicator, teaching, affixes)
 
 
 def train(communicator, config, settings, steps=10**9, **kind):
@@ -154,7 +161,7 @@ def test_training_over_divided_vocabulary_equals_training_in_one_process(name, t
     save_arrays(tmp_path / "copy", *load_arrays(tmp_path / "checkpoint"))
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "checkpoint").read_bytes()
     state = Checkpoint.load(tmp_path / "checkpoint").state_dict
-    for array, single in zip(first, one.parameters, strict=True):
+    for array, single in zip(first, one.weights(), strict=True):
         assert_close(array, single, ROUNDING, unit=1.0)
 
     def resume(communicator):

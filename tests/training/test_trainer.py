@@ -46,11 +46,16 @@ def windows(ids):
     return Windows(ids, CONFIG.window, padding=CONFIG.vocabulary)
 
 
+AFFIXES = np.array([[0, 1, -1], [-1, -1, -1], [1, 2, 3], [3, -1, -1], [0, 3, -1], [2, -1, -1], [-1, -1, -1]], np.int32)
+"""The affixes of the words of `CONFIG` and of the padding."""
+
+
 def trainer(settings=PLAIN, *, train=CYCLE, valid=None, config=CONFIG, dtype=np.float64):
     texts = windows(train), None if valid is None else windows(valid)
     generator = np.random.default_rng(1)
     arrays = {name: generator.normal(0, 0.7, shape).astype(dtype) for name, shape in shapes(config).items()}
-    return Trainer(Network(config, CpuBackend()), Parameters.from_arrays(config, arrays), *texts, settings)
+    affixes = AFFIXES if settings.affixes else None
+    return Trainer(Network(config, CpuBackend()), Parameters.from_arrays(config, arrays), *texts, settings, affixes=affixes)
 
 
 def plain_settings(**fields):
@@ -284,6 +289,7 @@ SCHEDULES = [
     plain_settings(optimizer="adamw", rate=0.01, schedule="cosine", clip=1.0, weight_decay=0.01, evaluate_every=3),
     plain_settings(optimizer="sgd", momentum=0.9, rate=0.1, schedule="plateau"),
     plain_settings(optimizer="adagrad", schedule="inverse", decay=1e-3),
+    plain_settings(optimizer="adam", rate=0.01, loss="sampled", samples=2, exact_end=0.5, affixes=True),
 ]
 
 
@@ -324,6 +330,8 @@ def test_damaged_state_dict_is_refused():
     state_dict["state"]["batch"] = 10**6
     with pytest.raises(FflmError, match="after 1,000,000 batches of an epoch, which has"):
         trainer().load_state_dict(state_dict)
+    with pytest.raises(FflmError, match="lack 'affixes'"):
+        trainer(plain_settings(affixes=True)).load_state_dict(trainer().state_dict())
     state_dict = trainer().state_dict()
     del state_dict["arrays"]["parameters.embeddings"]
     with pytest.raises(FflmError, match="lack 'embeddings'"):

@@ -152,7 +152,7 @@ class ClassifierRequest:
 AUTOMATIC = ("batch_size", "epochs")
 """Settings that are chosen by the number of texts if they are None, or not given."""
 
-NO_TRAINING = ("loss", "samples", "exact_end", "self_normalise", "adversarial")
+NO_TRAINING = ("loss", "samples", "exact_end", "self_normalise", "adversarial", "affixes")
 NO_NETWORK = ("vocabulary", "input", "numbers", "outputs", "output", "window", "averages", "word_weights", "tied", "bands")
 
 OPTIONS = {

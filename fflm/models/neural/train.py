@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from fflm.arguments import (
     Device,
     Overwrite,
@@ -32,6 +35,7 @@ from fflm.network.config import NetworkConfig
 from fflm.network.parameters import Parameters
 from fflm.parallel.world import world
 from fflm.stored import REMEDY
+from fflm.text.affixes import affixes_of
 from fflm.text.corpus import Corpus
 from fflm.text.windows import Windows
 from fflm.training.events import Losses
@@ -128,6 +132,11 @@ def default_averages(words: int) -> tuple[int, ...]:
 def default_direct(words: int, tied: bool) -> bool:
     """Return whether there are direct connections. To output weights that are not tied they would be many for each word."""
     return tied and words > SMALL
+
+
+def default_affixes(words: int, tied: bool, frozen: bool) -> bool:
+    """Return whether words with the same beginning or end learn from each other, which helps where there are many rare words."""
+    return words > SMALL and tied and not frozen
 
 
 def default_dropout(words: int, adversarial: float) -> float:
@@ -239,6 +248,8 @@ def network_settings(fields: dict[str, Any], embeddings: bool = False) -> tuple[
     settings = TrainingSettings(**pop_fields(fields, TrainingSettings))
     if settings.frozen and not embeddings:
         raise SettingsError("only embeddings that are given can be frozen: leave out `frozen`, or give `vectors` or `initial`")
+    if settings.frozen and settings.affixes:
+        raise SettingsError("the embeddings of words with affixes change in training: leave out `affixes`, or `frozen`")
     if config.bands and settings.loss != "exact":
         raise SettingsError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out `bands`, or `loss`")
     return config, settings, automatic
@@ -264,6 +275,8 @@ def resolve_settings(
         config = dataclasses.replace(config, direct=default_direct(words, config.tied))
     if "adversarial" in automatic:
         settings = dataclasses.replace(settings, adversarial=default_adversarial(settings.loss))
+    if "affixes" in automatic:
+        settings = dataclasses.replace(settings, affixes=default_affixes(words, config.tied, settings.frozen))
     if "dropout" in automatic:
         config = dataclasses.replace(config, dropout=default_dropout(words, settings.adversarial))
     if "embedding_dropout" in automatic:
@@ -317,6 +330,11 @@ class TrainingSession(Session):
         return {
             name: Windows.of(part.ids, corpus.vocabulary, corpus.settings, config.context) for name, part in corpus.parts.items()
         }
+
+    def affixes(self) -> npt.NDArray[np.int32] | None:
+        """Return the affixes of each word and of the padding; None if no words have any in common."""
+        affixes = affixes_of(self.corpus.vocabulary)
+        return affixes if affixes.size else None
 
     @property
     def fingerprint(self) -> str:

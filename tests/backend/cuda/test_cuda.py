@@ -256,6 +256,7 @@ RUNS = {
     "residual": ({"residual": True, "hidden": (12, 12), "activation": "relu"}, {"optimizer": "rmsprop", "rate": 1e-3}),
     "bands": ({"bands": (20, 60)}, {"optimizer": "adagrad"}),
     "sampled": ({}, {"loss": "sampled", "samples": 30, "exact_end": 0.2, "adversarial": 0.1}),
+    "affixes": ({"tied": True}, {"loss": "sampled", "samples": 30, "exact_end": 0.2, "affixes": True}),
     "nce": ({"hidden": ()}, {"loss": "nce", "samples": 30, "optimizer": "sgd", "momentum": 0.9, "rate": 0.5}),
     "mean of words": (
         {"input": "mean", "averages": (), "word_weights": False, "outputs": 4, "embedding_dropout": 0.2},
@@ -281,8 +282,10 @@ def train_ten_steps(backend, changes, settings):
     elif config.input == "numbers":
         numbers = np.random.default_rng(0).normal(size=(len(TEXT), 5)).astype(np.float32)
         examples = Rows(numbers, (numbers[:, :2] > 0).astype(np.float32))
-    parameters = Parameters.random(config, 1)
-    trainer = Trainer(Network(config, backend), parameters, examples, None, dataclasses.replace(SETTINGS, **settings))
+    parameters, settings = Parameters.random(config, 1), dataclasses.replace(SETTINGS, **settings)
+    words = np.arange(config.vocabulary + 1, dtype=np.int32)[:, None]
+    affixes = np.where(words % 3 > np.arange(3), words * [1, 3, 5] % 9, np.int32(-1)) if settings.affixes else None
+    trainer = Trainer(Network(config, backend), parameters, examples, None, settings, affixes=affixes)
     losses = [event.loss for event, _ in zip(trainer.run(), range(10), strict=False) if isinstance(event, Step)]
     return losses, {name: backend.download(array) for name, array in trainer.parameters.items()}
 

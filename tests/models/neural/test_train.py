@@ -45,6 +45,7 @@ from fflm.models.neural.model import NeuralModel
 from fflm.models.neural.train import (
     PRESETS,
     TrainingSession,
+    default_affixes,
     default_averages,
     default_batch_size,
     default_dropout,
@@ -152,6 +153,8 @@ def test_same_seed_gives_same_model(text):
         {"averages": (2, 5)},
         {"residual": True, "hidden": (8, 8)},
         {"smoothing": 0.1},
+        {"affixes": True},
+        {"affixes": True, "loss": "sampled", "samples": 9, "tied": False},
         {"self_normalise": 0.1},
         {"loss": "sampled", "samples": 9},
         {"loss": "nce", "samples": 50},
@@ -208,6 +211,40 @@ def test_default_dropout_depends_on_text_size_and_on_adversarial_noise(text):
     text.write_text("a b c d\n" * 70_000)
     for loss, dropout in (("sampled", 0.1), ("nce", 0.4)):
         assert start_session([text], Path(f"{loss}.model"), loss=loss, samples=2).trainer.network.config.dropout == dropout
+
+
+def test_affixes_are_shared_in_larger_texts_by_embeddings_that_are_trained_and_tied(text):
+    cases = [(300_000, True, False), (300_001, True, False), (300_001, False, False), (300_001, True, True)]
+    assert [default_affixes(*each) for each in cases] == [False, True, False, False]
+    text.write_text("go a goes Go b\n" * 70_000)
+    trainer = start_session([text], Path("text.model"), **TINY).trainer
+    assert trainer.settings.affixes
+    assert trainer.parameters.affixes.shape == (1, 6)  # that of go and Go, because no three words have a beginning or an end
+    text.write_text("a b c d\n" * 80_000)
+    trainer = start_session([text], Path("other.model"), **TINY).trainer
+    assert trainer.settings.affixes
+    assert trainer.parameters.affixes is None
+
+
+def test_frozen_embeddings_have_no_affixes(text):
+    finish(start_session([text], Path("first.model"), **TINY))
+    with pytest.raises(FflmError, match="leave out `affixes`, or `frozen`"):
+        start_session([text], Path("text.model"), initial=Path("first.model"), frozen=True, affixes=True)
+
+
+def test_trained_network_with_affixes_is_one_without(text):
+    """The sums of vectors are its embeddings, which predict the validation text as well as the trainer did."""
+    run = start_session([text], Path("text.model"), **TINY, affixes=True)
+    finish(run)
+    model = library.load("text.model", verify=True)
+    sums = run.trainer.predicting.embeddings
+    assert not np.array_equal(sums, run.trainer.parameters.embeddings)
+    assert np.array_equal(model.parameters.embeddings, sums)
+    assert model.parameters.affixes is None
+    score = score_part(model, Corpus.open(Path("text.model/corpus")).parts["valid"])
+    assert score.loss == pytest.approx(model.about["figures"]["valid"]["loss"], rel=1e-5)
+    again = start_session([text], Path("again.model"), initial=Path("text.model"), epochs=1)
+    assert np.array_equal(again.trainer.predicting.embeddings, sums)
 
 
 def test_default_epochs_depend_on_text_size(text):

@@ -1,0 +1,62 @@
+"""Affixes of words: the beginnings and ends that they have in common."""
+
+from fflm.text.affixes import affixes_of
+from fflm.text.vocabulary import Vocabulary
+
+
+def vocabulary(*words: str, ends: bool = True) -> Vocabulary:
+    words = ("<unk>", "</s>", *words) if ends else ("<unk>", *words)
+    return Vocabulary(words, [1] * len(words), ends=ends, rule="all")
+
+
+def named(of: Vocabulary) -> list[set[frozenset[str]]]:
+    """Return, for each word and the padding, of each of its affixes the words that have it."""
+    affixes, words = affixes_of(of), [*of.words, "<s>"]
+    owners: dict[int, set[str]] = {}
+    for word, row in zip(words, affixes.tolist(), strict=True):
+        own = [number for number in row if number >= 0]
+        assert row == own + [-1] * (len(row) - len(own))
+        assert len(set(own)) == len(own)
+        for number in own:
+            owners.setdefault(number, set()).add(word)
+    assert sorted(owners) == list(range(len(owners)))
+    return [{frozenset(owners[number]) for number in row if number >= 0} for row in affixes.tolist()]
+
+
+def test_words_with_the_same_beginning_or_end_have_an_affix_in_common():
+    walked, walks, walker, talked, talks, called = words = ("walked", "walks", "walker", "Talked", "talks", "called")
+    own = dict(zip(("<unk>", "</s>", *words, "<s>"), named(vocabulary(*words)), strict=True))
+    walk, alked, ed = {walked, walks, walker}, {walked, talked}, {walked, talked, called}
+    assert own[walked] == {frozenset(walk), frozenset(ed)}  # wa, wal and walk are three affixes; ked and lked are of two words
+    assert frozenset(alked) not in own[walked]
+    assert own[called] == {frozenset(ed)}
+    assert own[walks] == {frozenset(walk)}
+    assert own[talks] == own["<unk>"] == own["</s>"] == own["<s>"] == set()
+
+
+def test_an_affix_is_shorter_than_the_word():
+    assert affixes_of(vocabulary("port", "portal", "porter")).max() == 1  # po and por, but not port
+    assert affixes_of(vocabulary("port", "portal", "porter", "ports")).max() == 2
+
+
+def test_words_that_differ_in_case_have_the_word_in_common():
+    own = named(vocabulary("the", "The", "THE", "then", "of", "Of", "``"))
+    assert own[2:8] == [{frozenset({"the", "The", "THE"})}] * 3 + [set()] + [{frozenset({"of", "Of"})}] * 2
+
+
+def test_short_words_and_punctuation_have_no_beginnings_and_ends():
+    assert affixes_of(vocabulary("the", "thy", "tho", "--aa", "--ab", "--ac", "--aad", ends=False)).shape == (9, 0)
+
+
+def test_numbers_and_other_scripts_have_affixes():
+    assert affixes_of(vocabulary("1945", "1946", "1947", "19,000")).max() == 1  # 19 of four words, 194 of three
+    assert (
+        affixes_of(
+            vocabulary(
+                "\u043f\u0435\u0440\u0435\u0432\u043e\u0434",
+                "\u043f\u0435\u0440\u0435\u0445\u043e\u0434",
+                "\u043f\u0435\u0440\u0435\u0441\u043a\u0430\u0437",
+            )
+        ).max()
+        == 2
+    )
