@@ -138,8 +138,8 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
 - Not trained to their end: {"; ".join(untrained) or "none"}.
 - The networks of the paper were measured before a correction of Adam for the rows that a sampled step leaves out.
-- The default network in the sections on speed has no direct connections. The time for the large text was measured before
-  kernels were made faster.
+- The default network in the sections on speed has neither direct connections nor vectors of affixes. The time for the
+  large text was measured before kernels were made faster.
 - Not all machines were equally fast, although their processors have the same name. Compare times within a section only."""
 
 

@@ -1,6 +1,10 @@
 """Affixes of words: the beginnings and ends that they have in common."""
 
-from fflm.text.affixes import affixes_of
+import itertools
+
+import numpy as np
+
+from fflm.text.affixes import MOST, affixes_of
 from fflm.text.vocabulary import Vocabulary
 
 
@@ -44,19 +48,54 @@ def test_words_that_differ_in_case_have_the_word_in_common():
     assert own[2:8] == [{frozenset({"the", "The", "THE"})}] * 3 + [set()] + [{frozenset({"of", "Of"})}] * 2
 
 
+def test_words_have_their_shape_in_common_unless_it_is_that_of_most_words():
+    words = (
+        "Ann",
+        "Ben",
+        "Zoe",
+        "x-y",
+        "ab-c",
+        "p-qr",
+        "U.S.",
+        "B.B.C.",
+        "U.N.",
+        "7",
+        "19",
+        "1,000",
+        "2,5",
+        "30,000",
+        "a",
+        "b",
+        "c",
+    )
+    own = named(vocabulary(*words))[2:-1]
+    expected = [{frozenset(words[low : low + 3])} for low in (0, 3) for _ in range(3)]
+    expected += [set(), set(), set(), set(), set(), *[{frozenset(words[11:14])}] * 3, set(), set(), set()]
+    assert own == expected  # B.B.C. is of another shape than U.S. and U.N., and 7 and 19 are only two of theirs
+
+
+def test_of_a_large_vocabulary_the_most_common_affixes_count():
+    """There are 27,000 beginnings of three characters, each of three words, and all other affixes are of more words."""
+    letters = [chr(ord("a") + i) for i in range(26)] + list("0123")
+    words = [f"{a}{b}{c}{d}" for a, b, c in itertools.product(letters, repeat=3) for d in "xyz"]
+    affixes = affixes_of(vocabulary(*words))
+    assert affixes.max() == MOST - 1
+    used = np.bincount(affixes[affixes >= 0])
+    assert len(used) == MOST
+    assert (np.diff(used) <= 0).all()
+    assert used[-1] == 3
+
+
 def test_short_words_and_punctuation_have_no_beginnings_and_ends():
-    assert affixes_of(vocabulary("the", "thy", "tho", "--aa", "--ab", "--ac", "--aad", ends=False)).shape == (9, 0)
+    assert affixes_of(vocabulary("the", "thy", "tho", "--aa", "-,ab", ",-ac", "-aad-", ends=False)).shape == (9, 0)
 
 
 def test_numbers_and_other_scripts_have_affixes():
-    assert affixes_of(vocabulary("1945", "1946", "1947", "19,000")).max() == 1  # 19 of four words, 194 of three
-    assert (
-        affixes_of(
-            vocabulary(
-                "\u043f\u0435\u0440\u0435\u0432\u043e\u0434",
-                "\u043f\u0435\u0440\u0435\u0445\u043e\u0434",
-                "\u043f\u0435\u0440\u0435\u0441\u043a\u0430\u0437",
-            )
-        ).max()
-        == 2
+    assert affixes_of(vocabulary("1945", "1946", "1947", "19,000")).max() == 2  # 19, 194, and the shape of three of them
+    russian = (
+        "\u043f\u0435\u0440\u0435\u0432\u043e\u0434",
+        "\u043f\u0435\u0440\u0435\u0445\u043e\u0434",
+        "\u043f\u0435\u0440\u0435\u0441\u043a\u0430\u0437",
     )
+    assert affixes_of(vocabulary(*russian)).max() == 2
+    assert affixes_of(vocabulary("\u4e2d", "\u56fd", "\u4e2d\u56fd", "\u5317\u4eac")).size == 0
