@@ -15,9 +15,8 @@ LENGTHS = 2, 3, 4
 LONG = 4
 """Number of characters from which on words are divided. Shorter ones, such as *the* and *then*, have too little in common."""
 
-COMMON = 3
+COMMON = 10
 """Number of words that have a beginning, an end or a shape in common, at least."""
-
 
 MOST = 2**14
 """Number of affixes at most, of a large vocabulary the most common, so that the time of a training step does not grow with it."""

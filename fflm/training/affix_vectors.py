@@ -1,9 +1,9 @@
 """Vectors of affixes, through which words with the same beginning or end learn from each other.
 
 In training, the embedding of a word is c + (a_1 + ... + a_k) / k: a vector c of its own plus the mean of the vectors of its
-affixes, as in the additive models of Luong et al. 2013, Botha & Blunsom 2014 (https://arxiv.org/abs/1405.4273) and Bojanowski
-et al. 2017 (https://arxiv.org/abs/1607.04606). The sums are then the embeddings of the trained network, which thus costs no more
-than one without affixes. As the output weights are tied to the embeddings, they are such sums, too.
+affixes, as in the additive models of Botha & Blunsom 2014 (https://arxiv.org/abs/1405.4273) and Bojanowski et al. 2017
+(https://arxiv.org/abs/1607.04606). The sums are then the embeddings of the trained network, which thus costs no more than one
+without affixes. Output weights that are tied to the embeddings are such sums, too.
 """
 
 import dataclasses

@@ -3,9 +3,16 @@
 import itertools
 
 import numpy as np
+import pytest
 
-from fflm.text.affixes import MOST, affixes_of
+from fflm.text.affixes import COMMON, MOST, affixes_of
 from fflm.text.vocabulary import Vocabulary
+
+
+@pytest.fixture(autouse=True)
+def three_words_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an affix be what three words have in common, so that tests need few words."""
+    monkeypatch.setattr("fflm.text.affixes.COMMON", 3)
 
 
 def vocabulary(*words: str, ends: bool = True) -> Vocabulary:
@@ -36,6 +43,13 @@ def test_words_with_the_same_beginning_or_end_have_an_affix_in_common():
     assert own[called] == {frozenset(ed)}
     assert own[walks] == {frozenset(walk)}
     assert own[talks] == own["<unk>"] == own["</s>"] == own["<s>"] == set()
+
+
+def test_number_of_words_that_have_an_affix_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fflm.text.affixes.COMMON", COMMON)
+    words = [f"walk{i}{i}" for i in range(COMMON)]
+    assert affixes_of(vocabulary(*words)).max() == 3  # wa, wal, walk and the shape
+    assert affixes_of(vocabulary(*words[1:])).size == 0
 
 
 def test_an_affix_is_shorter_than_the_word():
