@@ -20,7 +20,7 @@ AUTOMATIC = dict.fromkeys(("window", "averages", "batch_size", "epochs", "loss")
     "word_weights": "whether there are averages",
     "direct": f"{_SIZE}, and only with tied output weights",
     "adversarial": "the loss: 0.01, but 0 for nce",
-    "affixes": f"{_SIZE}, and only with embeddings that are trained and tied",
+    "affixes": "the size of the vocabulary, and only with embeddings that are trained and tied",
 }
 """What determines settings of a language model that are None, or not given."""
 

@@ -134,9 +134,9 @@ def default_direct(words: int, tied: bool) -> bool:
     return tied and words > SMALL
 
 
-def default_affixes(words: int, tied: bool, frozen: bool) -> bool:
-    """Return whether words with the same beginning or end learn from each other, which helps where there are many rare words."""
-    return words > SMALL and tied and not frozen
+def default_affixes(vocabulary: int, tied: bool, frozen: bool) -> bool:
+    """Return whether words with the same beginning or end learn from each other, which helps where many words are rare."""
+    return vocabulary > 2000 and tied and not frozen
 
 
 def default_dropout(words: int, adversarial: float) -> float:
@@ -276,7 +276,7 @@ def resolve_settings(
     if "adversarial" in automatic:
         settings = dataclasses.replace(settings, adversarial=default_adversarial(settings.loss))
     if "affixes" in automatic:
-        settings = dataclasses.replace(settings, affixes=default_affixes(words, config.tied, settings.frozen))
+        settings = dataclasses.replace(settings, affixes=default_affixes(vocabulary, config.tied, settings.frozen))
     if "dropout" in automatic:
         config = dataclasses.replace(config, dropout=default_dropout(words, settings.adversarial))
     if "embedding_dropout" in automatic:

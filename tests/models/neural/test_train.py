@@ -213,17 +213,16 @@ def test_default_dropout_depends_on_text_size_and_on_adversarial_noise(text):
         assert start_session([text], Path(f"{loss}.model"), loss=loss, samples=2).trainer.network.config.dropout == dropout
 
 
-def test_affixes_are_shared_in_larger_texts_by_embeddings_that_are_trained_and_tied(text):
-    cases = [(300_000, True, False), (300_001, True, False), (300_001, False, False), (300_001, True, True)]
+def test_affixes_are_shared_in_large_vocabularies_by_embeddings_that_are_trained_and_tied(text):
+    cases = [(2000, True, False), (2001, True, False), (2001, False, False), (2001, True, True)]
     assert [default_affixes(*each) for each in cases] == [False, True, False, False]
-    text.write_text("go a goes Go b\n" * 70_000)
-    trainer = start_session([text], Path("text.model"), **TINY).trainer
-    assert trainer.settings.affixes
-    assert trainer.parameters.affixes.shape == (1, 6)  # that of go and Go, because no three words have a beginning or an end
-    text.write_text("a b c d\n" * 80_000)
-    trainer = start_session([text], Path("other.model"), **TINY).trainer
-    assert trainer.settings.affixes
-    assert trainer.parameters.affixes is None
+    words = [chr(number) for number in range(0x4E00, 0x4E00 + 2500)]  # without case, and too short for affixes
+    for name, more, count in (("text", "go Go", 1), ("other", "", 0)):
+        text.write_text(f"{' '.join(words)} {more}\n" * 3, encoding="utf-8")
+        trainer = start_session([text], Path(f"{name}.model"), **TINY).trainer
+        assert trainer.settings.affixes
+        assert (0 if trainer.parameters.affixes is None else len(trainer.parameters.affixes)) == count
+    assert not start_session([text], Path("untied.model"), **TINY, tied=False).trainer.settings.affixes
 
 
 def test_frozen_embeddings_have_no_affixes(text):
