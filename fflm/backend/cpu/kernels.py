@@ -246,17 +246,23 @@ def text_length(words):
     return length
 
 
+@inner()
+def fetch_words(table, words):
+    """Let the processor fetch the rows of a contiguous table (N, m) that belong to the first eight words of a row (L,)."""
+    for place in range(min(text_length(words), 8)):
+        fetch_row(table, words[place])
+
+
 @kernel()
 def mean_pool(embeddings, words, pooled, threads, t):
     """Compute `Backend.mean_pool`: embeddings (V + 1, m), words (B, L) -> pooled (B, m)."""
     low, high = share(len(words), threads, t)
     for i in range(low, high):
+        if i + 1 < high:
+            fetch_words(embeddings, words[i + 1])
         row, length = pooled[i], text_length(words[i])
         clear(row)
-        for place in range(length):
-            embedding = embeddings[words[i, place]]
-            for j in range(len(row)):
-                row[j] += embedding[j]
+        add_rows(embeddings, words[i, :length], row)
         factor = row.dtype.type(1 / max(length, 1))
         for j in range(len(row)):
             row[j] *= factor
@@ -267,13 +273,15 @@ def mean_pool_backward(words, d_pooled, d_embeddings, threads, t):
     """Add d_pooled (B, m), divided by the number of words of each row, to the rows of d_embeddings (V + 1, m) of words (B, L)."""
     # A share adds to certain words only, so that no two write to the same number.
     for i in range(len(words)):
+        if i + 1 < len(words):
+            fetch_words(d_embeddings, words[i + 1])
         d_row, length = d_pooled[i], text_length(words[i])
         factor = d_row.dtype.type(1 / max(length, 1))
         for place in range(length):
-            if words[i, place] % threads == t:
-                d_embedding = d_embeddings[words[i, place]]
+            word = words[i, place]
+            if word % threads == t:
                 for j in range(len(d_row)):
-                    d_embedding[j] += factor * d_row[j]
+                    d_embeddings[word, j] += factor * d_row[j]
 
 
 @kernel()
