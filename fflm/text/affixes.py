@@ -1,4 +1,4 @@
-"""Affixes: the beginnings and the ends that words have in common. The shape of a word counts as one of them."""
+"""Affixes: prefixes and suffixes that words have in common. The shape and the lowercase form of a word count as affixes, too."""
 
 import itertools
 from collections import Counter
@@ -10,30 +10,30 @@ import numpy.typing as npt
 from fflm.text.vocabulary import SYMBOLS, Vocabulary
 
 LENGTHS = 2, 3, 4
-"""Numbers of characters of beginnings and ends."""
+"""Lengths of prefixes and suffixes, in characters."""
 
 LONG = 4
-"""Number of characters from which on words are divided. Shorter ones, such as *the* and *then*, have too little in common."""
+"""Minimum length of words that have prefixes and suffixes. Shorter words, such as *the* and *thy*, have too little in common."""
 
 COMMON = 10
-"""Number of words that have a beginning, an end or a shape in common, at least."""
+"""Minimum number of words that share a prefix, a suffix or a shape."""
 
 MOST = 2**14
-"""Number of affixes at most, of a large vocabulary the most common, so that the time of a training step does not grow with it."""
+"""Maximum number of affixes: those of the most words are kept, so that a training step does not slow down with the vocabulary."""
 
 
 def affixes_of(vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
     """Return the affixes of each word of a vocabulary, and of the padding ``<s>``.
 
-    An affix is a proper beginning or end of at least `COMMON` words, the shape of as many words, or a whole word that at least
-    two words are if case does not matter, such as *The* and *the*. Only words that begin with a letter or a digit, and have at
-    least `LONG` characters, have beginnings and ends. These do not distinguish case, but shapes do.
+    An affix is a proper prefix or suffix of at least `COMMON` words, the shape of as many words, or the lowercase form of at
+    least two words, such as *The* and *the*. Only words that begin with a letter or a digit, and have at least `LONG` characters,
+    have prefixes and suffixes, which are those of the lowercase form.
 
     Returns
     -------
     affixes
-        (V + 1, K) int32: the numbers of the affixes of each word, from 0, that of the most words, to A - 1, with -1 after the
-        last. K is 0 if no words have an affix in common.
+        (V + 1, K) int32: the numbers of the affixes of each word, with -1 after the last. The A affixes are numbered from 0, by
+        decreasing number of words. K is 0 if no words have an affix in common.
     """
     found = [list(_affixes(word)) for word in vocabulary.words]
     words = Counter(affix for own in found for affix in own).most_common()
@@ -47,7 +47,7 @@ def affixes_of(vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
 
 
 def _affixes(word: str) -> Iterator[str]:
-    """Yield the affixes of a word: its shape after ``=``, and others with ``<`` at its beginning and ``>`` at its end."""
+    """Yield the affixes of a word: its shape after ``=``; others have ``<`` at the beginning of the word and ``>`` at its end."""
     if word in SYMBOLS:
         return
     shape = _shape(word)
@@ -69,5 +69,5 @@ def _shape(word: str) -> str:
 
 
 def _is_whole(affix: str) -> bool:
-    """Return whether an affix is a whole word."""
+    """Return whether an affix is the lowercase form of a word."""
     return affix[0] == "<" and affix[-1] == ">"

@@ -1,4 +1,4 @@
-"""Vectors of affixes, through which words with the same beginning or end learn from each other.
+"""Vectors of affixes, through which words with the same prefix, suffix or shape learn from each other.
 
 In training, the embedding of a word is c + (a_1 + ... + a_k) / k: a vector c of its own plus the mean of the vectors of its
 affixes, as in the additive models of Botha & Blunsom 2014 (https://arxiv.org/abs/1405.4273) and Bojanowski et al. 2017
@@ -46,7 +46,7 @@ class AffixVectors:
         """Return the affixes (R, K) of words (R,); those of -1 are none."""
         return self._of_words[words]
 
-    def added(self, parameters: Parameters, affixes: Array | None = None) -> Parameters:
+    def summed(self, parameters: Parameters, affixes: Array | None = None) -> Parameters:
         """Return the parameters with which the network computes: with the sums of vectors as embeddings.
 
         Parameters
@@ -63,7 +63,7 @@ class AffixVectors:
         return dataclasses.replace(parameters, embeddings=sums, affixes=None)
 
     def backpropagate(self, gradients: Parameters, affixes: Array | None = None) -> None:
-        """Backpropagate through `added`: set the gradients of the affixes, given those of the embeddings."""
+        """Backpropagate through `summed`: set the gradients of the affixes, given those of the embeddings."""
         self._backend.clear(gradients.affixes)
         rows = self._all if affixes is None else affixes
         self._backend.mean_pool_backward(rows, gradients.embeddings, gradients.affixes)

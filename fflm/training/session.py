@@ -585,7 +585,7 @@ class Session(ABC):
             figures: dict[str, Any] = {"step": event.step, "epoch": self._epochs(event.words)}
             figures["train_loss"] = event.train_loss
             if event.valid is not None and first:
-                figures["valid"] = self.valid = self.measure("valid", event.valid, self.trainer.predicting)
+                figures["valid"] = self.valid = self.measure("valid", event.valid, self.trainer.network_parameters())
             if event.best:
                 self._save_weights(figures)
             self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})

@@ -105,7 +105,7 @@ class TrainingSettings(Settings):
     ``adversarial``: the noise lowers the score of the target in training by ``adversarial`` times the norms of its output weights
     and of the hidden outputs, so that the target must win by a margin (Wang et al. 2019). Reported losses are without noise.
 
-    ``affixes``: words with the same beginning or end, of 2 to 4 characters, with the same shape, such as ``Aa`` and ``0,0``, or
+    ``affixes``: words with the same prefix or suffix, of 2 to 4 characters, with the same shape, such as ``Aa`` and ``0,0``, or
     that differ only in case, learn from each other (Botha & Blunsom 2014; Bojanowski et al. 2017). The trained network has the
     sums of vectors as its embeddings.
 
@@ -158,7 +158,7 @@ class TrainingSettings(Settings):
     evaluate_every: Annotated[Natural, Meta(description="Steps between evaluations; 0 for once per epoch.")] = 0
     affixes: Annotated[
         bool,
-        Meta(description="In training, add to the embedding of a word the mean of vectors of its beginnings, ends and shape."),
+        Meta(description="In training, add to the embedding of a word the mean of vectors of its prefixes, suffixes and shape."),
     ] = False
     frozen: Annotated[bool, Meta(description="Do not train the given embeddings.")] = False
     seed: Annotated[Seed, Meta(description="Random seed for initial weights, order of examples, dropout and samples.")] = 1

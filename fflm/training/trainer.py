@@ -132,7 +132,7 @@ class Trainer:
     teacher
         As above.
     parameters, gradients
-        The parameters that are trained, and their gradients, on the device. The network computes with `predicting`.
+        The parameters that are trained, and their gradients, on the device. The network computes with `network_parameters`.
     state
         The state of training besides the arrays.
     optimizer
@@ -300,17 +300,19 @@ class Trainer:
                 backend.copy(backend.upload(saved).reshape(len(saved), -1), array.reshape(len(saved), -1))
         self.state = state_from_dict(state_dict["state"])
 
-    @property
-    def predicting(self) -> Parameters:
-        """The parameters with which the network computes, on the device, until the next training step."""
-        return self._affixes.added(self.parameters) if self._affixes else self.parameters
+    def network_parameters(self) -> Parameters:
+        """Return the parameters with which the network computes, on the device. The next training step may change them.
+
+        They differ from `parameters` if there are vectors of affixes, which have been added to the embeddings.
+        """
+        return self._affixes.summed(self.parameters) if self._affixes else self.parameters
 
     def weights(self) -> Parameters | None:
-        """Return `predicting` as NumPy arrays, which may be those of the trainer, in the first process; in the others None.
+        """Return `network_parameters` as NumPy arrays, which training may change, in the first process, and None in the others.
 
         With a partition, all processes get them, with `DividedRows`.
         """
-        return self._whole(self.predicting)
+        return self._whole(self.network_parameters())
 
     def _whole(self, own: Parameters) -> Parameters | None:
         """Return parameters, or moments, as `weights` does."""
@@ -445,7 +447,7 @@ class Trainer:
                 moments = tuple(parts)
         affixes = arrays.get("affixes")
         self.network.gradients(
-            self._affixes.added(parameters, affixes) if self._affixes else parameters,
+            self._affixes.summed(parameters, affixes) if self._affixes else parameters,
             contexts,
             targets,
             gradients,
@@ -456,9 +458,8 @@ class Trainer:
             first=batch.first,
             batch=batch.size,
         )
-        computed = dataclasses.replace(gradients, affixes=None)
-        learned = [gradient for name, gradient in computed.items() if not (settings.frozen and name == "embeddings")]
-        self.rows.sum_arrays(learned)
+        left_out = ("affixes", "embeddings") if settings.frozen else ("affixes",)  # those of affixes follow from the sums
+        self.rows.sum_arrays([gradient for name, gradient in gradients.items() if name not in left_out])
         if settings.frozen:
             backend.clear(gradients.embeddings)
         if self._affixes:
@@ -564,7 +565,7 @@ class Trainer:
             self.lazy_adam.catch_up_all(self.network.backend, rate)
         train_loss = state.loss_sum / state.loss_words
         self.communicator.check_same(self.common, DRIFTED)
-        valid = None if self.valid is None else sum_losses(self.network, self.predicting, self.valid, self.rows)
+        valid = None if self.valid is None else sum_losses(self.network, self.network_parameters(), self.valid, self.rows)
         best = valid is None or valid.mean < state.best
         if valid is not None:
             state.best = min(state.best, valid.mean)

@@ -95,7 +95,7 @@ def test_sample_of_all_words_trains_as_the_exact_loss_does(fields):
     sampled = trainer(dataclasses.replace(settings, loss="sampled", samples=10**6))
     for run in (exact, sampled):
         list(run.run())
-    for array, expected in zip(sampled.predicting, exact.predicting, strict=True):
+    for array, expected in zip(sampled.network_parameters(), exact.network_parameters(), strict=True):
         assert_close(array, expected, 1e-8, unit=1.0)
     assert_close(sampled.parameters.affixes, exact.parameters.affixes, 1e-8, unit=1.0)
 
@@ -103,10 +103,10 @@ def test_sample_of_all_words_trains_as_the_exact_loss_does(fields):
 def test_sampled_step_moves_the_embeddings_of_words_that_it_does_not_use():
     """They share affixes with words that it uses."""
     run = trainer(dataclasses.replace(SETTINGS, batch_size=4, loss="sampled", samples=2))
-    before = run.predicting.embeddings.copy()
+    before = run.network_parameters().embeddings.copy()
     own = run.parameters.embeddings.copy()
     next(run.run())
-    moved = (run.predicting.embeddings != before).any(axis=1)
+    moved = (run.network_parameters().embeddings != before).any(axis=1)
     used = (run.parameters.embeddings != own).any(axis=1)
     assert 0 < used.sum() < 30 < moved.sum() < WORDS
     assert not moved[-1] or used[-1]

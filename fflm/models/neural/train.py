@@ -135,7 +135,7 @@ def default_direct(words: int, tied: bool) -> bool:
 
 
 def default_affixes(vocabulary: int, tied: bool, frozen: bool) -> bool:
-    """Return whether words with the same beginning or end learn from each other, which helps where many words are rare."""
+    """Return whether words with a common affix learn from each other, which helps where many words are rare."""
     return vocabulary > 2000 and tied and not frozen
 
 

@@ -236,14 +236,14 @@ def test_trained_network_with_affixes_is_one_without(text):
     run = start_session([text], Path("text.model"), **TINY, affixes=True)
     finish(run)
     model = library.load("text.model", verify=True)
-    sums = run.trainer.predicting.embeddings
+    sums = run.trainer.network_parameters().embeddings
     assert not np.array_equal(sums, run.trainer.parameters.embeddings)
     assert np.array_equal(model.parameters.embeddings, sums)
     assert model.parameters.affixes is None
     score = score_part(model, Corpus.open(Path("text.model/corpus")).parts["valid"])
     assert score.loss == pytest.approx(model.about["figures"]["valid"]["loss"], rel=1e-5)
     again = start_session([text], Path("again.model"), initial=Path("text.model"), epochs=1)
-    assert np.array_equal(again.trainer.predicting.embeddings, sums)
+    assert np.array_equal(again.trainer.network_parameters().embeddings, sums)
 
 
 def test_default_epochs_depend_on_text_size(text):
