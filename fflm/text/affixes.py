@@ -18,7 +18,7 @@ LONG = 4
 COMMON = 10
 """Minimum number of words that share a prefix, a suffix or a shape."""
 
-MOST = 2**14
+MOST = 2**12
 """Maximum number of affixes: those of the most words are kept, so that a training step does not slow down with the vocabulary."""
 
 
