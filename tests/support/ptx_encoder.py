@@ -203,8 +203,8 @@ class Encoder:
             "wgmma.wait_group.sync.aligned": interpreter.GROUP_WAIT,
         }
         operands = instruction.operands
-        if instruction.name in plain and operands in ([], ["0"]):
-            return plain[instruction.name], 0, []
+        if instruction.name in plain and len(operands) == (instruction.name == "wgmma.wait_group.sync.aligned"):
+            return plain[instruction.name], 0, [int(each) for each in operands]
         shape = re.fullmatch(r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.f16\.f16", instruction.name)
         if shape is None or operands[4:6] != ["1", "1"]:
             raise unknown

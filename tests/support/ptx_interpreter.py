@@ -10,6 +10,7 @@ Execution
 
 Checks
     Asynchronous copies are done as late as possible: when the thread waits for them. Until then, the target contains NaN.
+    So do the sums of wgmma until a warp waits for it; it reads its operands all the while, in each interval between barriers.
     `check` checks the alignment and the bounds of each access to global or shared memory, and `watch` detects races. `execute`
     detects barriers that only some threads reach, `run_warp` such instructions of a warp. The first fault ends the launch;
     `ERRORS` names it.
@@ -129,7 +130,7 @@ ERRORS = (
     "only some threads of a warp",
     "unknown: parts of a warp",
     "an operand that is not rounded to TF32",
-    "unknown: a copy of some bytes, or too many copies",
+    "unknown: a copy of some bytes, or too many copies or products",
     "an unknown descriptor, or one that differs between threads",
     "wgmma without a fence",
     "shared memory without a fence of the asynchronous proxy",
@@ -172,9 +173,12 @@ RUNNING, AT_BARRIER, IN_WARP, DONE = range(4)
 COPIES = 2**7
 """Limit of the asynchronous copies of a thread that are not done."""
 
-WRITTEN, FENCED, MULTIPLIED, COMMITTED = 1, 2, 4, 8
+WRITTEN, FENCED = 1, 2
 """Flags of a thread: it has written to shared memory since the last fence of the asynchronous proxy; it has executed the fence of
-wgmma; it has products that are not waited for; and these are committed."""
+wgmma since it last waited."""
+
+PRODUCTS = 2**5
+"""Limit of the products of wgmma that a warp has not waited for."""
 
 READ, WRITE, ATOMIC = range(3)
 """Kinds of access to memory."""
@@ -364,7 +368,7 @@ def add(views, kind, address, integer, real):
 @compiled
 def begin_copy(target, source, given, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies):
     """Begin to copy 16 bytes to shared memory, zeros if ``given`` is 0 and not 16; return the code of a fault."""
-    queue, counts, _ = copies
+    queue, counts = copies[:2]
     first, thread = turn % THREADS * COPIES, turn % THREADS
     if given not in (0, 16) or counts[2 * thread] == COPIES:
         return UNKNOWN_COPY
@@ -383,7 +387,7 @@ def begin_copy(target, source, given, own, turn, launch, known, notes, shared, s
 @compiled
 def finish_copies(pending, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies):
     """Do the copies of a thread's groups except the latest ``pending`` ones; return the code of a fault."""
-    queue, counts, flags = copies
+    queue, counts, flags = copies[:3]
     first, thread = turn % THREADS * COPIES, turn % THREADS
     done, count = 0, counts[2 * thread]
     flags[thread] |= WRITTEN
@@ -415,8 +419,8 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             place = code[at + 4]
             continue
         if op in (BARRIER, END):
-            error = NOT_AWAITED if copies[2][turn % THREADS] & MULTIPLIED else NO_ERROR
-            return place, AT_BARRIER if op == BARRIER else DONE, error
+            in_progress = op == END and copies[4][2 * (turn % THREADS // WARP)] > 0
+            return place, AT_BARRIER if op == BARRIER else DONE, NOT_AWAITED if in_progress else NO_ERROR
         if op >= EXCHANGE:
             return place, IN_WARP, NO_ERROR
         kind = code[at + 3]
@@ -629,24 +633,9 @@ def swizzled(descriptor, transposed, line, inner):
 
 
 @compiled
-def multiply_group(code, at, r, f, bases, first, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, flags):
-    """Execute a warp's part of a product of wgmma, the 16 rows of its place in the group of four; return the code of a fault."""
-    registers, columns = code[at + 4], code[at + 5]
-    a, b, left_transposed, right_transposed = code[at + 6], code[at + 7], code[at + 8] != 0, code[at + 9] != 0
-    left, right = r[bases[0] + a], r[bases[0] + b]
-    for lane in range(WARP):
-        if r[bases[lane] + a] != left or r[bases[lane] + b] != right or r[bases[lane] + code[at + 10]] == 0:
-            return UNKNOWN_DESCRIPTOR
-        if not flags[first + lane] & FENCED:
-            return NO_FENCE
-        flags[first + lane] = (flags[first + lane] | MULTIPLIED) & ~COMMITTED
-    for thread in range(len(flags)):
-        if flags[thread] & WRITTEN:
-            return NOT_PUBLISHED
-    for descriptor in (left, right):  # the swizzle of 128 bytes, and no base offset
-        if (descriptor >> 62) & 3 != 1 or (descriptor >> 46) & 0xFFFF != 0:
-            return UNKNOWN_DESCRIPTOR
-    rows, others = np.empty((16, 16), np.float32), np.empty((16, columns), np.float32)
+def read_operands(code, at, left, right, first, own, turn, launch, known, notes, shared_bytes, shared_notes):
+    """Record that a warp reads its operands of a product of wgmma with these descriptors; return the code of a fault."""
+    columns, left_transposed, right_transposed = code[at + 5], code[at + 8] != 0, code[at + 9] != 0
     for inner in range(16):
         for line in range(16 + columns):
             if line < 16:
@@ -656,21 +645,90 @@ def multiply_group(code, at, r, f, bases, first, own, turn, launch, known, notes
             error = check(address, 2, READ, True, own, turn, launch, known, notes, shared_bytes, shared_notes)
             if error:
                 return error
-            value = HALVES_OF_BITS[shared[1][address // 2]]
-            if line < 16:
-                rows[line, inner] = value
-            else:
-                others[inner, line - 16] = value
-    sums = np.zeros((16, columns), np.float32)
-    for row in range(16):
-        for inner in range(16):
-            for column in range(columns):
-                sums[row, column] += rows[row, inner] * others[inner, column]
-    for lane in range(WARP):
-        for k in range(columns // 2):
-            row, column = lane // 4 + k // 2 % 2 * 8, k // 4 * 8 + lane % 4 * 2 + k % 2
-            f[2 * (bases[lane] + code[registers + k])] += sums[row, column]
     return NO_ERROR
+
+
+@compiled
+def multiply_group(
+    code, at, registers, bases, first, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies
+):
+    """Begin a warp's part of a product of wgmma, the 16 rows of its place in the group of four; return the code of a fault."""
+    (r, f), (flags, queue, counts, held) = registers, copies[2:]
+    columns, sums = code[at + 5], code[code[at + 4] : code[at + 4] + code[at + 5] // 2]
+    a, b, left_transposed, right_transposed = code[at + 6], code[at + 7], code[at + 8] != 0, code[at + 9] != 0
+    left, right = r[bases[0] + a], r[bases[0] + b]
+    for lane in range(WARP):
+        if r[bases[lane] + a] != left or r[bases[lane] + b] != right or r[bases[lane] + code[at + 10]] == 0:
+            return UNKNOWN_DESCRIPTOR
+        if not flags[first + lane] & FENCED:
+            return NO_FENCE
+    for thread in range(len(flags)):
+        if flags[thread] & WRITTEN:
+            return NOT_PUBLISHED
+    for descriptor in (left, right):  # the swizzle of 128 bytes, and no base offset
+        if (descriptor >> 62) & 3 != 1 or (descriptor >> 46) & 0xFFFF != 0:
+            return UNKNOWN_DESCRIPTOR
+    warp = first // WARP
+    begun, committed = counts[2 * warp], counts[2 * warp + 1]
+    if begun == PRODUCTS:
+        return UNKNOWN_COPY
+    error = read_operands(code, at, left, right, first, own, turn, launch, known, notes, shared_bytes, shared_notes)
+    if error:
+        return error
+    for lane in range(WARP):  # what another product is being added to is held already
+        for register in sums:
+            i = bases[lane] + register
+            if f[2 * i] == f[2 * i] or not is_held(code, queue, warp, begun, register):
+                held[i] = f[2 * i]
+            f[2 * i] = np.nan
+    entry = 4 * (warp * PRODUCTS + begun)
+    queue[entry], queue[entry + 1], queue[entry + 2], queue[entry + 3] = at, left, right, committed
+    counts[2 * warp] += 1
+    others, total = np.empty((16, columns), np.float32), np.empty(columns, np.float32)
+    for inner in range(16):
+        for column in range(columns):
+            others[inner, column] = HALVES_OF_BITS[shared[1][swizzled(right, right_transposed, column, inner) // 2]]
+    for row in range(16):
+        total[:] = 0
+        for inner in range(16):
+            factor = HALVES_OF_BITS[shared[1][swizzled(left, left_transposed, warp % 4 * 16 + row, inner) // 2]]
+            for column in range(columns):
+                total[column] += factor * others[inner, column]
+        for column in range(columns):
+            lane, k = row % 8 * 4 + column % 8 // 2, column // 8 * 4 + row // 8 * 2 + column % 2
+            held[bases[lane] + sums[k]] += total[column]
+    return NO_ERROR
+
+
+@compiled
+def is_held(code, queue, warp, count, register):
+    """Return whether one of the first ``count`` products of a warp adds to a register."""
+    for number in range(count):
+        at = queue[4 * (warp * PRODUCTS + number)]
+        for k in range(code[at + 5] // 2):
+            if code[code[at + 4] + k] == register:
+                return True
+    return False
+
+
+@compiled
+def finish_products(code, pending, f, bases, first, copies):
+    """Finish the products of a warp's groups except the latest ``pending`` ones."""
+    queue, counts, held = copies[3:]
+    warp = first // WARP
+    done, count = 0, counts[2 * warp]
+    while done < count and queue[4 * (warp * PRODUCTS + done) + 3] < counts[2 * warp + 1] - pending:
+        done += 1
+    finished = queue[4 * warp * PRODUCTS : 4 * (warp * PRODUCTS + done)].copy()
+    for k in range(4 * (count - done)):
+        queue[4 * warp * PRODUCTS + k] = queue[4 * (warp * PRODUCTS + done) + k]
+    counts[2 * warp] -= done
+    for number in range(done):
+        at = finished[4 * number]
+        for register in code[code[at + 4] : code[at + 4] + code[at + 5] // 2]:
+            if not is_held(code, queue, warp, count - done, register):
+                for lane in range(WARP):
+                    f[2 * (bases[lane] + register)] = held[bases[lane] + register]
 
 
 @compiled
@@ -729,18 +787,19 @@ def together(
         return NO_ERROR
     if op == MMA_TF32:
         return multiply_tf32(code, at, r, f, bases)
-    flags = copies[2]
     if op == GROUP_MMA:
         turn = barriers * THREADS + first
         return multiply_group(
-            code, at, r, f, bases, first, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, flags
+            code, at, registers, bases, first, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies
         )
-    if op in (GROUP_FENCE, GROUP_COMMIT, GROUP_WAIT):
+    if op == GROUP_COMMIT:
+        copies[4][2 * (first // WARP) + 1] += 1
+        return NO_ERROR
+    if op in (GROUP_FENCE, GROUP_WAIT):
         for thread in range(first, first + WARP):
-            if op == GROUP_WAIT and flags[thread] & (MULTIPLIED | COMMITTED) == MULTIPLIED:
-                return NOT_AWAITED
-            kept = flags[thread] & WRITTEN if op == GROUP_WAIT else flags[thread]
-            flags[thread] = kept | (FENCED if op == GROUP_FENCE else COMMITTED if op == GROUP_COMMIT else 0)
+            copies[2][thread] = copies[2][thread] & WRITTEN | (FENCED if op == GROUP_FENCE else 0)
+        if op == GROUP_WAIT:
+            finish_products(code, code[at + 4], f, bases, first, copies)
         return NO_ERROR
     left, right = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
     for lane in range(WARP):
@@ -857,6 +916,7 @@ def execute(
         shared[1].fill(0x7FFF)  # NaN
         copies[1].fill(0)
         copies[2].fill(0)
+        copies[4].fill(0)
         for array in shared_notes:  # each block has shared memory of its own
             array.fill(0)
         barriers, own = np.int64(0), launch + block  # Numba would compile what is called with a literal 0 once more
@@ -896,6 +956,15 @@ def execute(
             for thread in range(threads):
                 places[thread], states[thread] = waiting + 1, RUNNING
             barriers += 1
+            for warp in range(threads // WARP):
+                for number in range(copies[4][2 * warp]):
+                    at, left, right = copies[3][4 * (warp * PRODUCTS + number) :][:3]
+                    turn, first = barriers * THREADS + warp * WARP, warp * WARP
+                    error = read_operands(
+                        code, at, left, right, first, own, turn, launch, known, notes, shared_bytes, shared_notes
+                    )
+                    if error:
+                        return error, waiting
     return NO_ERROR, 0
 
 
@@ -935,7 +1004,7 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
         The code of a fault in `ERRORS`, and the number of its instruction.
     """
     registers, shared = np.empty(threads * len(template), np.int64), np.empty((shared_bytes + 15) // 8, np.int64)
-    shared_notes = tuple(np.zeros(2 * len(shared), np.int64) for _ in notes)
+    shared_notes, warps = tuple(np.zeros(2 * len(shared), np.int64) for _ in notes), -(-threads // WARP)
     return execute(
         code,
         template,
@@ -950,5 +1019,12 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
         views(shared),
         shared_bytes,
         shared_notes,
-        (np.empty(threads * COPIES * 3, np.int64), np.zeros(2 * threads, np.int64), np.zeros(threads, np.int64)),
+        (
+            np.empty(threads * COPIES * 3, np.int64),
+            np.zeros(2 * threads, np.int64),
+            np.zeros(threads, np.int64),
+            np.empty(warps * PRODUCTS * 4, np.int64),
+            np.zeros(warps * 2, np.int64),
+            np.empty(len(registers), np.float32),
+        ),
     )

@@ -301,6 +301,16 @@ def publish():
     """Do nothing: a warp reads fragments in the same way as it writes shared memory, so that the barrier is enough."""
 
 
+@cuda.jit(device=True, forceinline=True)
+def await_products():
+    """Do nothing: the products of a step are done when a warp comes to the barrier."""
+
+
+@cuda.jit(device=True, forceinline=True)
+def finish(sums):
+    """Do nothing: all products are done."""
+
+
 def make_arithmetic(
     width: int, word: Any, across: FragmentLayout, compute_slopes: Any, rounded: Any, multiply_add: Any, store_two: Any
 ) -> Arithmetic:
@@ -363,6 +373,9 @@ def make_arithmetic(
             clear=clear,
             locate=locate,
             multiply=multiply,
+            unfinished=0,
+            await_products=await_products,
+            finish=finish,
         )
         return make_loop(pipeline, form)
 

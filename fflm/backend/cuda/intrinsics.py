@@ -299,6 +299,18 @@ def _descriptor(builder: Any, address: Any, along: bool) -> Any:
     return builder.or_(builder.zext(start, _LONG), ir.Constant(_LONG, leading << 16 | 1024 // 16 << 32 | 1 << 62))
 
 
+def _update_sums(builder: Any, data: Any, code: str, operands: list[Any]) -> None:
+    """Emit code that changes the 128 sums at a pointer: registers $0 to $127 in the code. Int64 operands are $256 and so on."""
+    count = GROUP_COLUMNS // 2
+    places = [builder.gep(data, [ir.Constant(_LONG, i)]) for i in range(count)]
+    constraints = ["=f"] * count + [str(i) for i in range(count)] + ["l"] * len(operands) + ["~{memory}"]
+    kind = ir.FunctionType(ir.LiteralStructType([_FLOAT] * count), [_FLOAT] * count + [_LONG] * len(operands))
+    asm = ir.InlineAsm(kind, code, ",".join(constraints), side_effect=True)
+    found = builder.call(asm, [*map(builder.load, places), *operands], attrs=("convergent",))
+    for i, place in enumerate(places):
+        builder.store(builder.extract_value(found, i), place)
+
+
 def make_group_product(left_along: bool, right_along: bool) -> Any:
     """Return an intrinsic that multiplies matrices of halves in shared memory by wgmma, for GPUs with compute capability 9.0.
 
@@ -311,8 +323,10 @@ def make_group_product(left_along: bool, right_along: bool) -> Any:
     columns at one position. Then the lines of further 64 columns of B follow after 64 lines. A line has eight pieces of 16 bytes,
     and number p of line l is where number p ^ l % 8 would be without this permutation.
 
-    The product is done when the call returns. Source: PTX ISA 9.0, section 9.7.15 (wgmma), and for the meaning of the two offsets
-    the canonical layouts in CUTLASS, ``cute/atom/mma_traits_sm90_gmma.hpp``.
+    The call only begins the product, which takes place after those that were begun before. Until `finish_products`, the sums must
+    not be used; until `await_earlier_products` or `finish_products`, the matrices must not change. Source: PTX ISA 9.0, section
+    9.7.15 (wgmma), and for the meaning of the two offsets the canonical layouts in CUTLASS,
+    ``cute/atom/mma_traits_sm90_gmma.hpp``.
     """
     count = GROUP_COLUMNS // 2
     registers = ",".join(f"${i}" for i in range(count))
@@ -324,29 +338,39 @@ def make_group_product(left_along: bool, right_along: bool) -> Any:
     code = (
         f"{{\n.reg .pred p;\n.reg .b64 a, b;\nsetp.eq.b32 p, 0, 0;\nmov.b64 a, ${2 * count};\nmov.b64 b, ${2 * count + 1};\n"
         f"wgmma.fence.sync.aligned;\n{multiply * (GROUP_DEPTH // 16)}"
-        "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n}"
+        "wgmma.commit_group.sync.aligned;\n}"
     )
-    constraints = ",".join(["=f"] * count + [str(i) for i in range(count)] + ["l", "l", "~{memory}"])
 
     def product(typingctx: Any, sums: Any, shared: Any, left: Any, right: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             data = context.make_array(signature.args[0])(context, builder, value=arguments[0]).data
-            places = [builder.gep(data, [ir.Constant(_LONG, i)]) for i in range(count)]
             operands = [
                 _descriptor(builder, _shared_address(context, builder, signature.args[1], arguments[1], index), along)
                 for index, along in zip(arguments[2:], (left_along, right_along), strict=True)
             ]
-            kind = ir.FunctionType(ir.LiteralStructType([_FLOAT] * count), [_FLOAT] * count + [_LONG] * 2)
-            asm = ir.InlineAsm(kind, code, constraints, side_effect=True)
-            found = builder.call(asm, [*map(builder.load, places), *operands], attrs=("convergent",))
-            for i, place in enumerate(places):
-                builder.store(builder.extract_value(found, i), place)
+            _update_sums(builder, data, code, operands)
             return context.get_dummy_value()
 
         return types.void(sums, shared, left, right), generate
 
     product.__name__ = f"group_product_{int(left_along)}{int(right_along)}"
     return intrinsic(product)
+
+
+await_earlier_products = _statement("await_earlier_products", "wgmma.wait_group.sync.aligned 1;")
+"""``await_earlier_products()``: wait for all products of `make_group_product` that the thread has begun, except the last one."""
+
+
+@intrinsic
+def finish_products(typingctx: Any, sums: Any) -> Any:
+    """Wait for all products of `make_group_product` that the thread has begun; then the sums can be used."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, value=arguments[0]).data
+        _update_sums(builder, data, "wgmma.wait_group.sync.aligned 0;", [])
+        return context.get_dummy_value()
+
+    return types.void(sums), generate
 
 
 def _global(builder: Any, address: Any, index: Any) -> Any:

@@ -1,7 +1,8 @@
 """The loop of matrix products on tensor cores: operands are copied to shared memory asynchronously, several steps ahead.
 
 Shared memory has a number of *stages*, each for the operands of a step along the inner dimension. While a step is multiplied, the
-next ones are being copied; a thread waits for its own copies of the next step, and then for the other threads, once per step.
+next ones are being copied; a thread waits for its own copies of the next step, and then for the other threads, once per step. An
+arithmetic that multiplies asynchronously continues with a step meanwhile, so that tensor cores need not wait for threads.
 Operands are copied as they are. Gradients of logits are computed in shared memory, where the exponentials are, by the thread that
 has copied them, before the others read them.
 """
@@ -74,6 +75,12 @@ class Pipeline:
         ``(thread)``: return the indices in a stage where the thread's parts of both operands begin.
     multiply
         ``(sums, shared, left, right)``: add the products of a step to the sums; ``left`` and ``right`` are indices in ``shared``.
+    unfinished
+        Number of steps that may be unfinished at the barrier after a step: 1 if steps are multiplied asynchronously, or 0.
+    await_products
+        ``()``: called before the barrier: wait until all steps but the last ``unfinished`` ones are multiplied.
+    finish
+        ``(sums)``: called after the last step: wait until all steps are multiplied by all threads.
     """
 
     threads: int
@@ -89,6 +96,9 @@ class Pipeline:
     clear: Any
     locate: Any
     multiply: Any
+    unfinished: int
+    await_products: Any
+    finish: Any
 
     @property
     def left_words(self) -> int:
@@ -139,8 +149,10 @@ def make_loop(pipeline: Pipeline, form: str) -> Any:
     copy_right = make_copy(pipeline.right, threads, right_pieces, columns * along // threads)
     place_left, distance, compute_slopes = pipeline.left.place, left_lines * pipeline.left.distance, pipeline.compute_slopes
     publish, clear, locate, multiply = pipeline.publish, pipeline.clear, pipeline.locate, pipeline.multiply
+    await_products, finish = pipeline.await_products, pipeline.finish
     left_words, stage_words = pipeline.left_words, pipeline.stage_words
-    wait_for_copies = make_wait(stages - 2)
+    steps_ahead = stages - 1 - pipeline.unfinished
+    wait_for_copies = make_wait(steps_ahead - 1)
 
     @cuda.jit(device=True, forceinline=True)
     def copy_step(shared, stage, a, b, row0, column0, k0):
@@ -170,12 +182,17 @@ def make_loop(pipeline: Pipeline, form: str) -> Any:
             store_four(shared, at, (words[0], words[1], words[2], words[3]))
 
     @cuda.jit(device=True, forceinline=True)
+    def next_stage(stage):
+        """Return where the stage after the one at ``stage`` begins, which is the first one after the last."""
+        return uint32(stage + uint32(stage_words)) if stage != uint32((stages - 1) * stage_words) else uint32(0)
+
+    @cuda.jit(device=True, forceinline=True)
     def add_products(sums, own, shared, a, b, row0, column0, begin, stop, factors, targets, hit, spread):
         """Add op(a) op(b) to the sums, which are cleared before, and if the form has slopes, these to own (width,)."""
         factor, place = cuda.local.array(reads, float32), cuda.local.array(reads, uint32)
         left, right = locate(uint32(cuda.threadIdx.x))
         clear(sums)
-        for ahead in range(stages - 1):
+        for ahead in range(steps_ahead):
             k0 = uint32(begin + uint32(ahead * depth))
             if k0 < stop:
                 copy_step(shared, uint32(ahead * stage_words), a, b, row0, column0, k0)
@@ -187,9 +204,9 @@ def make_loop(pipeline: Pipeline, form: str) -> Any:
             compute_step(shared, uint32(0), factor, place, hit, spread, own)
         publish()
         cuda.syncthreads()
-        stage, free, k0 = uint32(0), uint32((stages - 1) * stage_words), begin
+        stage, free, k0 = uint32(0), uint32(steps_ahead * stage_words), begin
         while k0 < stop:
-            coming = uint32(k0 + uint32((stages - 1) * depth))
+            coming = uint32(k0 + uint32(steps_ahead * depth))
             if coming < stop:
                 copy_step(shared, free, a, b, row0, column0, coming)
             commit_copies()  # an empty group, too, so that the number of groups is that of steps
@@ -197,12 +214,13 @@ def make_loop(pipeline: Pipeline, form: str) -> Any:
             if slopes and k0 < stop:
                 read_factors(a, row0, k0, factors, targets, factor, place)
             multiply(sums, shared, uint32(stage + left), uint32(stage + right))
-            free = stage
-            stage = uint32(stage + uint32(stage_words)) if stage != uint32((stages - 1) * stage_words) else uint32(0)
+            free, stage = next_stage(free), next_stage(stage)
             wait_for_copies()
             if slopes and k0 < stop:
                 compute_step(shared, stage, factor, place, hit, spread, own)
             publish()
+            await_products()
             cuda.syncthreads()
+        finish(sums)
 
     return add_products

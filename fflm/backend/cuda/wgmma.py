@@ -12,7 +12,14 @@ from typing import Any
 from numba import cuda, float32, uint32
 
 from fflm.backend.cuda.fragments import clear, make_row_exponentials, make_stores, row_top
-from fflm.backend.cuda.intrinsics import GROUP_COLUMNS, GROUP_DEPTH, make_group_product, publish_to_tensor_cores
+from fflm.backend.cuda.intrinsics import (
+    GROUP_COLUMNS,
+    GROUP_DEPTH,
+    await_earlier_products,
+    finish_products,
+    make_group_product,
+    publish_to_tensor_cores,
+)
 from fflm.backend.cuda.kernels import larger
 from fflm.backend.cuda.mixed import WIDTH, compute_slopes, store_two
 from fflm.backend.cuda.pipeline import Layout, Pipeline, make_loop
@@ -53,6 +60,19 @@ ALONG, ACROSS = Layout(place_along, _LINE), Layout(place_across, _LINE)
 def publish():
     """Let the tensor cores see what the thread has written to shared memory."""
     publish_to_tensor_cores()
+
+
+@cuda.jit(device=True, forceinline=True)
+def await_products():
+    """Wait until all steps but the latest are multiplied."""
+    await_earlier_products()
+
+
+@cuda.jit(device=True, forceinline=True)
+def finish(sums):
+    """Wait until all steps are multiplied, those of the other threads, too: then shared memory can be written to."""
+    finish_products(sums)
+    cuda.syncthreads()
 
 
 @cuda.jit(device=True, forceinline=True)
@@ -134,6 +154,9 @@ def make_own_loop(form: str) -> Any:
         clear=clear,
         locate=locate,
         multiply=make_group_product(left_along, right_along),
+        unfinished=1,
+        await_products=await_products,
+        finish=finish,
     )
     return make_loop(pipeline, form)
 

@@ -114,8 +114,8 @@ def test_mixed_operations_round_in_same_places_as_numpy(rows, words, size):
 
 
 BUGS = {
-    "no barrier": ("to weights", "pipeline", "            cuda.syncthreads()\n\n    return", "\n    return"),
-    "a wait for too few copies": ("to weights", "pipeline", "make_wait(stages - 2)", "make_wait(stages - 1)"),
+    "no barrier": ("to weights", "pipeline", "            cuda.syncthreads()\n        finish", "        finish"),
+    "a wait for too few copies": ("to weights", "pipeline", "make_wait(steps_ahead - 1)", "make_wait(steps_ahead)"),
     "copies to the stage that is read": ("to weights", "pipeline", "copy_step(shared, free,", "copy_step(shared, stage,"),
     "another tile's factors": (
         "slopes to inputs",

@@ -144,6 +144,23 @@ def test_missing_synchronization_is_detected(text, message):
         multiply(source(), change=1 << 62)  # the swizzle of 64 bytes
 
 
+def test_products_in_progress_read_shared_memory_and_have_no_sums_yet():
+    """A product reads its operands until it is waited for, after a barrier, too; then the sums contain all products."""
+    other = "wgmma.wait_group.sync.aligned 1;"
+    written = "bar.sync 0;\nsetp.eq.u32 %p0, %r0, 5;\n@%p0 st.shared.u32 [%r1+32], %r0;\n"
+    once = source()
+    product = once[once.index("wgmma.mma_async") : once.index(COMMIT)] + COMMIT
+    twice = once.replace(WAIT, f"{FENCE}\n{product}\n{other}\n{WAIT}")
+    found, expected = multiply(twice)
+    assert np.array_equal(found, 2 * expected)
+    assert np.isnan(multiply(twice.replace(WAIT, "").replace("ret;", f"{WAIT}\nret;"))[0]).all()  # the first product is done
+    with pytest.raises(PtxError, match="a race in shared memory"):
+        multiply(twice.replace(other, written))
+    with pytest.raises(PtxError, match="a race in shared memory"):
+        multiply(twice.replace(other, other + written))
+    assert np.array_equal(*multiply(once.replace(WAIT, f"{WAIT}\n{written}")))
+
+
 @pytest.mark.parametrize(("rows", "words", "size"), [(3, 127, 7), (140, 300, 330)])
 def test_operations_with_wgmma_round_in_same_places_as_numpy(rows, words, size):
     """The larger size has more than a tile in each dimension, and more steps than stages."""
