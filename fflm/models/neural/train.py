@@ -123,6 +123,9 @@ def default_window(averages: tuple[int, ...]) -> int:
 SMALL = 300_000
 """The number of words up to which a text is learned by heart through more inputs or weights; a network for a larger one gains."""
 
+LARGE = 1_000_000
+"""The number of words beyond which a network needs little dropout, because it cannot learn a text by heart in a few passes."""
+
 
 def default_averages(words: int) -> tuple[int, ...]:
     """Return the averages that a network for a text sees."""
@@ -140,18 +143,22 @@ def default_affixes(vocabulary: int, tied: bool, frozen: bool) -> bool:
 
 
 def default_dropout(words: int, adversarial: float) -> float:
-    """Return the dropout of hidden units. With adversarial noise, a network for a larger text needs little."""
-    return 0.1 if words > SMALL and adversarial else 0.4
+    """Return the dropout of hidden units. With adversarial noise, a network for a larger text needs little or none."""
+    if words <= SMALL or not adversarial:
+        return 0.4
+    return 0.1 if words <= LARGE else 0.0
 
 
 def default_embedding_dropout(words: int, adversarial: float) -> float:
-    """Return the dropout of the input, which is higher where that of hidden units is lower."""
-    return 0.3 if words > SMALL and adversarial else 0.2
+    """Return the dropout of the input. With adversarial noise, it replaces that of hidden units, but large texts need little."""
+    if words <= SMALL or not adversarial:
+        return 0.2
+    return 0.3 if words <= LARGE else 0.1
 
 
 def default_epochs(words: int) -> int:
     """Return how many passes over a text are worth their time: the larger it is, the fewer."""
-    return next((epochs for epochs, most in ((10, SMALL), (6, 1_000_000), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
+    return next((epochs for epochs, most in ((10, SMALL), (6, LARGE), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
 
 
 @checked

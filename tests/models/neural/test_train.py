@@ -205,9 +205,9 @@ def test_default_batch_size_depends_on_text_size():
 
 
 def test_default_dropout_depends_on_text_size_and_on_adversarial_noise(text):
-    cases = [(300_000, 0.01), (300_001, 0.01), (300_001, 0.0)]
-    assert [default_dropout(*each) for each in cases] == [0.4, 0.1, 0.4]
-    assert [default_embedding_dropout(*each) for each in cases] == [0.2, 0.3, 0.2]
+    cases = [(300_000, 0.01), (300_001, 0.01), (1_000_001, 0.01), (1_000_001, 0.0)]
+    assert [default_dropout(*each) for each in cases] == [0.4, 0.1, 0.0, 0.4]
+    assert [default_embedding_dropout(*each) for each in cases] == [0.2, 0.3, 0.1, 0.2]
     text.write_text("a b c d\n" * 70_000)
     for loss, dropout in (("sampled", 0.1), ("nce", 0.4)):
         assert start_session([text], Path(f"{loss}.model"), loss=loss, samples=2).trainer.network.config.dropout == dropout
