@@ -14,7 +14,7 @@ Scheme = Literal["data", "vocabulary"]
 
 _SIZE = "the size of the text"
 _SIZE_AND_NOISE = f"{_SIZE}, and whether there is adversarial noise"
-AUTOMATIC = dict.fromkeys(("window", "averages", "batch_size", "epochs", "loss"), _SIZE) | {
+AUTOMATIC = dict.fromkeys(("window", "averages", "batch_size", "epochs", "loss", "weight_decay"), _SIZE) | {
     "dropout": _SIZE_AND_NOISE,
     "embedding_dropout": _SIZE_AND_NOISE,
     "word_weights": "whether there are averages",

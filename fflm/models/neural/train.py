@@ -156,6 +156,14 @@ def default_embedding_dropout(words: int, adversarial: float) -> float:
     return 0.3 if words <= LARGE else 0.1
 
 
+def default_weight_decay(words: int) -> float:
+    """Return the weight decay. Weights that AdamW decays remember a number of steps, which grows with an epoch in this way.
+
+    Source: Wang & Aitchison 2024 (https://arxiv.org/abs/2405.13698).
+    """
+    return TrainingSettings.weight_decay * min(1.0, LARGE / words)
+
+
 def default_epochs(words: int) -> int:
     """Return how many passes over a text are worth their time: the larger it is, the fewer."""
     return next((epochs for epochs, most in ((10, SMALL), (6, LARGE), (4, 3_000_000), (2, 30_000_000)) if words <= most), 1)
@@ -288,6 +296,8 @@ def resolve_settings(
         config = dataclasses.replace(config, dropout=default_dropout(words, settings.adversarial))
     if "embedding_dropout" in automatic:
         config = dataclasses.replace(config, embedding_dropout=default_embedding_dropout(words, settings.adversarial))
+    if "weight_decay" in automatic:
+        settings = dataclasses.replace(settings, weight_decay=default_weight_decay(words))
     if "epochs" in automatic:
         settings = dataclasses.replace(settings, epochs=default_epochs(words))
     return config, settings

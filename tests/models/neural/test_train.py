@@ -52,6 +52,7 @@ from fflm.models.neural.train import (
     default_embedding_dropout,
     default_epochs,
     default_loss,
+    default_weight_decay,
     default_window,
     start_session,
 )
@@ -211,6 +212,14 @@ def test_default_dropout_depends_on_text_size_and_on_adversarial_noise(text):
     text.write_text("a b c d\n" * 70_000)
     for loss, dropout in (("sampled", 0.1), ("nce", 0.4)):
         assert start_session([text], Path(f"{loss}.model"), loss=loss, samples=2).trainer.network.config.dropout == dropout
+
+
+def test_default_weight_decay_remembers_equally_many_epochs_of_large_texts(text):
+    decays = np.array([default_weight_decay(words) for words in (1, 1_000_000, 2_000_000, 50_000_000)])
+    np.testing.assert_allclose(decays, [0.2, 0.2, 0.1, 0.004])
+    for given, wanted in ((None, 0.2), (0.3, 0.3)):
+        run = start_session([text], Path("text.model"), overwrite=True, weight_decay=given, **TINY)
+        assert run.trainer.settings.weight_decay == wanted
 
 
 def test_affixes_are_shared_in_large_vocabularies_by_embeddings_that_are_trained_and_tied(text):
