@@ -66,7 +66,7 @@ class NetworkTables(NamedTuple):
     residual, direct
         As in `fflm.network.config.NetworkConfig`, but None for False, so that Numba does not compile what the network lacks.
     projection
-        (m, H), packed, or None.
+        (m, H), packed, or without panels if there is none.
     weight, bias
         (V, m) or (V, H), packed, and (V,): the output layer.
     """
@@ -80,7 +80,7 @@ class NetworkTables(NamedTuple):
     layers: npt.NDArray[np.floating]
     residual: Literal[True] | None
     direct: Literal[True] | None
-    projection: npt.NDArray[np.floating] | None
+    projection: npt.NDArray[np.floating]
     weight: npt.NDArray[np.floating]
     bias: npt.NDArray[np.floating]
 
@@ -161,20 +161,6 @@ def with_inputs(left, right, direct):
 
 
 @inner()
-def projected(values, projection, size):
-    """Return values (B, H) times a packed projection (P, H, PANEL) -> (B, size); without one, the values."""
-    if projection is None:
-        return values
-    products = np.empty((len(values), len(projection) * PANEL), values.dtype)
-    multiply_packed(values, projection, ZERO, len(projection), products)
-    result = np.empty((len(values), size), values.dtype)
-    for i in range(len(values)):
-        for j in range(size):
-            result[i, j] = products[i, j]
-    return result
-
-
-@inner()
 def softmax_inputs(contexts, network):
     """Return what the output layer reads, (B, H) or (B, m), after contexts (B, n), given `NetworkTables`."""
     embeddings, layers, rows = network.embeddings, network.layers, len(contexts)
@@ -193,7 +179,15 @@ def softmax_inputs(contexts, network):
         values = outputs
     if len(network.sizes):
         values = with_inputs(normalized(values, network.residual), inputs, network.direct)
-    return projected(values, network.projection, embeddings.shape[1])
+    if not len(network.projection):
+        return values
+    products = np.empty((rows, len(network.projection) * PANEL), embeddings.dtype)
+    multiply_packed(values, network.projection, ZERO, len(network.projection), products)
+    projected = np.empty((rows, embeddings.shape[1]), embeddings.dtype)
+    for i in range(rows):
+        for j in range(embeddings.shape[1]):
+            projected[i, j] = products[i, j]
+    return projected
 
 
 @inner()

@@ -43,6 +43,7 @@ class FewContexts:
         layers = [_packed_layer(*each) for each in zip(parameters.hidden_weights, parameters.hidden_biases, strict=True)]
         together = aligned_zeros((sum(map(len, layers)),), number)
         np.concatenate([np.empty(0, number), *layers], out=together)
+        projection = parameters.projection
         self._network = Packed(
             NetworkTables(
                 parameters.embeddings,
@@ -54,7 +55,7 @@ class FewContexts:
                 together,
                 config.residual or None,
                 config.direct or None,
-                None if parameters.projection is None else pack_weights(parameters.projection),
+                pack_weights(np.empty((0, config.hidden_width), number) if projection is None else projection),
                 pack_weights(parameters.softmax_weight),
                 parameters.output_bias,
             )
