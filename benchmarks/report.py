@@ -158,7 +158,7 @@ def glance() -> str:
         [
             "test perplexity on Brown",
             f"{perplexities['Kneser-Ney']:.1f}, Kneser-Ney",
-            f"{perplexities['default']:.1f}; {min(perplexities.values()):.1f} mixed with it and caches",
+            f"{perplexities['default']:.1f}; {perplexities['default + Kneser-Ney + both caches']:.1f} mixed with it and caches",
             "",
         ]
     ]
