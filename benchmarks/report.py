@@ -257,8 +257,9 @@ def quality() -> str:
 The table compares the test perplexities of the presets `quick`, `default` and `best`, which is a mixture of five default
 networks, of a default network that learned from `best` (the student), and of mixtures, with that of interpolated modified
 Kneser-Ney of order 5. The caches hold the last 2,000 words of the text that is being scored. Mixture weights, the best epoch
-and the form of the caches were chosen on validation text; so were the network's settings, nearly all on that of Brown, and
-the dropout for large texts on that of WikiText-2. Nothing was chosen on a test text. Brown is split as Bengio et al. (2003) did, as one stream; WikiText-2 is as published.
+and the form of the caches were chosen on validation text. The network's settings were chosen on the validation text of
+Brown, except dropout and weight decay for texts of more than a million words, which were chosen on that of WikiText-2.
+Nothing was chosen on a test text. Brown is split as Bengio et al. (2003) did, as one stream; WikiText-2 is as published.
 
 {source("recipe")}
 

@@ -150,14 +150,14 @@ def default_dropout(words: int, adversarial: float) -> float:
 
 
 def default_embedding_dropout(words: int, adversarial: float) -> float:
-    """Return the dropout of the input. With adversarial noise, it replaces that of hidden units, but large texts need little."""
+    """Return the dropout of the input. With adversarial noise, it is higher for texts of medium size, and low for large ones."""
     if words <= SMALL or not adversarial:
         return 0.2
     return 0.3 if words <= LARGE else 0.1
 
 
 def default_weight_decay(words: int) -> float:
-    """Return the weight decay. Weights that AdamW decays remember a number of steps, which grows with an epoch in this way.
+    """Return the weight decay, which is lower for large texts: weights decay in every step, and their epochs have more steps.
 
     Source: Wang & Aitchison 2024 (https://arxiv.org/abs/2405.13698).
     """
