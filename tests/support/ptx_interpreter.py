@@ -27,6 +27,7 @@ Adding an instruction
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -130,7 +131,8 @@ ERRORS = (
     "only some threads of a warp",
     "unknown: parts of a warp",
     "an operand that is not rounded to TF32",
-    "unknown: a copy of some bytes, or too many copies or products",
+    "unknown: a copy of some bytes",
+    "unknown: too many copies or products at a time",
     "an unknown descriptor, or one that differs between threads",
     "wgmma without a fence",
     "shared memory without a fence of the asynchronous proxy",
@@ -150,6 +152,7 @@ ERRORS = (
     PART_OF_WARP,
     NOT_ROUNDED,
     UNKNOWN_COPY,
+    TOO_MANY,
     UNKNOWN_DESCRIPTOR,
     NO_FENCE,
     NOT_PUBLISHED,
@@ -189,6 +192,64 @@ HALVES_OF_BITS = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.fl
 
 class PtxError(Exception):
     """A fault of a kernel, or an instruction that the interpreter does not know."""
+
+
+class Accesses(NamedTuple):
+    """What `check` checks accesses by, and where it records them.
+
+    Attributes
+    ----------
+    known, notes, launch, shared_bytes
+        As `run_blocks` takes them.
+    shared_notes
+        The accesses to shared memory, as ``notes`` has those to global memory.
+    """
+
+    known: Any
+    notes: Any
+    launch: Any
+    shared_bytes: Any
+    shared_notes: Any
+
+
+class State(NamedTuple):
+    """What the threads of a block share while they run; an array of integers is int64, unless said otherwise.
+
+    Attributes
+    ----------
+    code
+        The table of instructions, flattened.
+    registers
+        The registers of all threads, as int64 and as float32 (twice as many, of which each second one is unused).
+    memory, shared
+        Global and shared memory, as `views` returns it.
+    accesses
+        The `Accesses`.
+    flags
+        `WRITTEN` and `FENCED` of each thread.
+    copies
+        The asynchronous copies of each thread that are not done: target, source (-1 for zeros), and the number of the group.
+    copy_counts
+        The number of these copies, and the number of groups, of each thread.
+    products
+        The products of each warp that it has not waited for: the instruction, the descriptors, and the number of the group.
+    product_counts
+        The number of these products, and the number of groups, of each warp.
+    held
+        The sums of these products, float32, by register; the registers contain NaN.
+    """
+
+    code: Any
+    registers: Any
+    memory: Any
+    shared: Any
+    accesses: Accesses
+    flags: Any
+    copies: Any
+    copy_counts: Any
+    products: Any
+    product_counts: Any
+    held: Any
 
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
@@ -317,16 +378,17 @@ def watch(word, access, own, own_turn, launch, notes):
 
 
 @compiled
-def check(address, size, access, in_shared, own, turn, launch, known, notes, shared_bytes, shared_notes):
+def check(address, size, access, in_shared, own, turn, accesses):
     """Check and record an access to ``size`` bytes; return the code of the fault."""
     if address % size:
         return MISALIGNED
-    if in_shared and (address < 0 or address + size > shared_bytes):
+    known = accesses.known
+    if in_shared and (address < 0 or address + size > accesses.shared_bytes):
         return OUT_OF_SHARED
     if not in_shared and (address < 0 or address + size > len(known) or not (known[address] and known[address + size - 1])):
         return OUT_OF_BOUNDS
     for word in range(address // 4, (address + size + 3) // 4):
-        if watch(word, access, own, turn, launch, shared_notes if in_shared else notes):
+        if watch(word, access, own, turn, accesses.launch, accesses.shared_notes if in_shared else accesses.notes):
             return SHARED_RACE if in_shared else GLOBAL_RACE
     return NO_ERROR
 
@@ -366,18 +428,20 @@ def add(views, kind, address, integer, real):
 
 
 @compiled
-def begin_copy(target, source, given, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies):
+def begin_copy(target, source, given, own, turn, state):
     """Begin to copy 16 bytes to shared memory, zeros if ``given`` is 0 and not 16; return the code of a fault."""
-    queue, counts = copies[:2]
+    queue, counts = state.copies, state.copy_counts
     first, thread = turn % THREADS * COPIES, turn % THREADS
-    if given not in (0, 16) or counts[2 * thread] == COPIES:
+    if given not in (0, 16):
         return UNKNOWN_COPY
-    error = check(target, 16, WRITE, True, own, turn, launch, known, notes, shared_bytes, shared_notes)
+    if counts[2 * thread] == COPIES:
+        return TOO_MANY
+    error = check(target, 16, WRITE, True, own, turn, state.accesses)
     if not error and given:
-        error = check(source, 16, READ, False, own, turn, launch, known, notes, shared_bytes, shared_notes)
+        error = check(source, 16, READ, False, own, turn, state.accesses)
     if not error:
         for k in range(8):
-            shared[1][target // 2 + k] = 0x7FFF  # NaN
+            state.shared[1][target // 2 + k] = 0x7FFF  # NaN
         at = 3 * (first + counts[2 * thread])
         queue[at], queue[at + 1], queue[at + 2] = target, source if given else -1, counts[2 * thread + 1]
         counts[2 * thread] += 1
@@ -385,15 +449,15 @@ def begin_copy(target, source, given, own, turn, launch, known, notes, shared, s
 
 
 @compiled
-def finish_copies(pending, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies):
+def finish_copies(pending, own, turn, state):
     """Do the copies of a thread's groups except the latest ``pending`` ones; return the code of a fault."""
-    queue, counts, flags = copies[:3]
+    queue, counts, memory, shared = state.copies, state.copy_counts, state.memory, state.shared
     first, thread = turn % THREADS * COPIES, turn % THREADS
     done, count = 0, counts[2 * thread]
-    flags[thread] |= WRITTEN
+    state.flags[thread] |= WRITTEN
     while done < count and queue[3 * (first + done) + 2] < counts[2 * thread + 1] - pending:
         target, source = queue[3 * (first + done)], queue[3 * (first + done) + 1]
-        error = check(target, 16, WRITE, True, own, turn, launch, known, notes, shared_bytes, shared_notes)
+        error = check(target, 16, WRITE, True, own, turn, state.accesses)
         if error:
             return error
         for k in range(4):
@@ -406,9 +470,9 @@ def finish_copies(pending, own, turn, launch, memory, known, notes, shared, shar
 
 
 @compiled
-def advance(code, place, registers, base, own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies):
+def advance(place, base, own, turn, state):
     """Run a thread until it stops; return the place, the new state, and the code of a fault."""
-    r, f = registers
+    code, (r, f), memory, shared = state.code, state.registers, state.memory, state.shared
     while True:
         at = place * WIDTH
         op, guard = code[at], code[at + 1]
@@ -419,7 +483,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             place = code[at + 4]
             continue
         if op in (BARRIER, END):
-            in_progress = op == END and copies[4][2 * (turn % THREADS // WARP)] > 0
+            in_progress = op == END and state.product_counts[2 * (turn % THREADS // WARP)] > 0
             return place, AT_BARRIER if op == BARRIER else DONE, NOT_AWAITED if in_progress else NO_ERROR
         if op >= EXCHANGE:
             return place, IN_WARP, NO_ERROR
@@ -429,7 +493,7 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
             count, size = code[at + 6], np.int64(4) if kind == F32 else np.int64(1) << (kind & 3)
             address, in_shared = r[base + code[at + 4]] + code[at + 5], code[at + 7] != 0
             access = READ if op == LOAD else (WRITE if op == STORE else ATOMIC)
-            error = check(address, count * size, access, in_shared, own, turn, launch, known, notes, shared_bytes, shared_notes)
+            error = check(address, count * size, access, in_shared, own, turn, state.accesses)
             if error:
                 return place, RUNNING, error
             if op == ATOMIC_ADD:
@@ -446,21 +510,19 @@ def advance(code, place, registers, base, own, turn, launch, memory, known, note
                     else:
                         store(shared if in_shared else memory, size, address + k * size, r[i])
                 if op == STORE and in_shared:
-                    copies[2][turn % THREADS] |= WRITTEN
+                    state.flags[turn % THREADS] |= WRITTEN
         elif op == COPY_ASYNC:
             target, source = r[d] + code[at + 5], r[b] + code[at + 7]
             given = r[base + code[at + 8]] & 0xFFFFFFFF
-            error = begin_copy(target, source, given, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies)
+            error = begin_copy(target, source, given, own, turn, state)
             if error:
                 return place, RUNNING, error
         elif op == COMMIT_COPIES:
-            copies[1][2 * (turn % THREADS) + 1] += 1
+            state.copy_counts[2 * (turn % THREADS) + 1] += 1
         elif op == PUBLISH:
-            copies[2][turn % THREADS] &= ~WRITTEN
+            state.flags[turn % THREADS] &= ~WRITTEN
         elif op == WAIT_FOR_COPIES:
-            error = finish_copies(
-                code[at + 4], own, turn, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies
-            )
+            error = finish_copies(code[at + 4], own, turn, state)
             if error:
                 return place, RUNNING, error
         elif op in (FMA, FMA_DOWN):  # double precision rounds once, except in rare ties
@@ -633,8 +695,9 @@ def swizzled(descriptor, transposed, line, inner):
 
 
 @compiled
-def read_operands(code, at, left, right, first, own, turn, launch, known, notes, shared_bytes, shared_notes):
+def read_operands(at, left, right, first, own, turn, state):
     """Record that a warp reads its operands of a product of wgmma with these descriptors; return the code of a fault."""
+    code = state.code
     columns, left_transposed, right_transposed = code[at + 5], code[at + 8] != 0, code[at + 9] != 0
     for inner in range(16):
         for line in range(16 + columns):
@@ -642,18 +705,17 @@ def read_operands(code, at, left, right, first, own, turn, launch, known, notes,
                 address = swizzled(left, left_transposed, first // WARP % 4 * 16 + line, inner)
             else:
                 address = swizzled(right, right_transposed, line - 16, inner)
-            error = check(address, 2, READ, True, own, turn, launch, known, notes, shared_bytes, shared_notes)
+            error = check(address, 2, READ, True, own, turn, state.accesses)
             if error:
                 return error
     return NO_ERROR
 
 
 @compiled
-def multiply_group(
-    code, at, registers, bases, first, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies
-):
+def multiply_group(at, bases, first, own, turn, state):
     """Begin a warp's part of a product of wgmma, the 16 rows of its place in the group of four; return the code of a fault."""
-    (r, f), (flags, queue, counts, held) = registers, copies[2:]
+    code, (r, f), shared, flags = state.code, state.registers, state.shared, state.flags
+    queue, counts, held = state.products, state.product_counts, state.held
     columns, sums = code[at + 5], code[code[at + 4] : code[at + 4] + code[at + 5] // 2]
     a, b, left_transposed, right_transposed = code[at + 6], code[at + 7], code[at + 8] != 0, code[at + 9] != 0
     left, right = r[bases[0] + a], r[bases[0] + b]
@@ -671,14 +733,14 @@ def multiply_group(
     warp = first // WARP
     begun, committed = counts[2 * warp], counts[2 * warp + 1]
     if begun == PRODUCTS:
-        return UNKNOWN_COPY
-    error = read_operands(code, at, left, right, first, own, turn, launch, known, notes, shared_bytes, shared_notes)
+        return TOO_MANY
+    error = read_operands(at, left, right, first, own, turn, state)
     if error:
         return error
     for lane in range(WARP):  # what another product is being added to is held already
         for register in sums:
             i = bases[lane] + register
-            if f[2 * i] == f[2 * i] or not is_held(code, queue, warp, begun, register):
+            if f[2 * i] == f[2 * i] or not is_held(warp, begun, register, state):
                 held[i] = f[2 * i]
             f[2 * i] = np.nan
     entry = 4 * (warp * PRODUCTS + begun)
@@ -701,8 +763,9 @@ def multiply_group(
 
 
 @compiled
-def is_held(code, queue, warp, count, register):
+def is_held(warp, count, register, state):
     """Return whether one of the first ``count`` products of a warp adds to a register."""
+    code, queue = state.code, state.products
     for number in range(count):
         at = queue[4 * (warp * PRODUCTS + number)]
         for k in range(code[at + 5] // 2):
@@ -712,9 +775,10 @@ def is_held(code, queue, warp, count, register):
 
 
 @compiled
-def finish_products(code, pending, f, bases, first, copies):
+def finish_products(pending, bases, first, state):
     """Finish the products of a warp's groups except the latest ``pending`` ones."""
-    queue, counts, held = copies[3:]
+    code, (_, f) = state.code, state.registers
+    queue, counts, held = state.products, state.product_counts, state.held
     warp = first // WARP
     done, count = 0, counts[2 * warp]
     while done < count and queue[4 * (warp * PRODUCTS + done) + 3] < counts[2 * warp + 1] - pending:
@@ -726,17 +790,15 @@ def finish_products(code, pending, f, bases, first, copies):
     for number in range(done):
         at = finished[4 * number]
         for register in code[code[at + 4] : code[at + 4] + code[at + 5] // 2]:
-            if not is_held(code, queue, warp, count - done, register):
+            if not is_held(warp, count - done, register, state):
                 for lane in range(WARP):
                     f[2 * (bases[lane] + register)] = held[bases[lane] + register]
 
 
 @compiled
-def together(
-    code, place, registers, size, first, own, barriers, launch, memory, known, notes, shared, shared_bytes, shared_notes, copies
-):
+def together(place, size, first, own, barriers, state):
     """Execute an instruction of the warp that starts at thread ``first``; return the code of a fault."""
-    r, f = registers
+    code, (r, f), flags = state.code, state.registers, state.flags
     at = place * WIDTH
     op = code[at]
     bases = np.empty(WARP, np.int64)
@@ -757,22 +819,10 @@ def together(
             r[base + code[at + 5]] = -1
         return NO_ERROR
     if op == LDMATRIX:  # lane l has the address of row l % 8 of matrix l // 8
-        halves, rows = shared[1], np.empty(WARP, np.int64)
+        halves, rows = state.shared[1], np.empty(WARP, np.int64)
         for lane in range(WARP):
             rows[lane] = r[bases[lane] + code[at + 8]] + code[at + 9]
-            error = check(
-                rows[lane],
-                16,
-                READ,
-                True,
-                own,
-                barriers * THREADS + first + lane,
-                launch,
-                known,
-                notes,
-                shared_bytes,
-                shared_notes,
-            )
+            error = check(rows[lane], 16, READ, True, own, barriers * THREADS + first + lane, state.accesses)
             if error:
                 return error
         for lane in range(WARP):
@@ -788,18 +838,15 @@ def together(
     if op == MMA_TF32:
         return multiply_tf32(code, at, r, f, bases)
     if op == GROUP_MMA:
-        turn = barriers * THREADS + first
-        return multiply_group(
-            code, at, registers, bases, first, own, turn, launch, known, notes, shared, shared_bytes, shared_notes, copies
-        )
+        return multiply_group(at, bases, first, own, barriers * THREADS + first, state)
     if op == GROUP_COMMIT:
-        copies[4][2 * (first // WARP) + 1] += 1
+        state.product_counts[2 * (first // WARP) + 1] += 1
         return NO_ERROR
     if op in (GROUP_FENCE, GROUP_WAIT):
         for thread in range(first, first + WARP):
-            copies[2][thread] = copies[2][thread] & WRITTEN | (FENCED if op == GROUP_FENCE else 0)
+            flags[thread] = flags[thread] & WRITTEN | (FENCED if op == GROUP_FENCE else 0)
         if op == GROUP_WAIT:
-            finish_products(code, code[at + 4], f, bases, first, copies)
+            finish_products(code[at + 4], bases, first, state)
         return NO_ERROR
     left, right = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
     for lane in range(WARP):
@@ -822,46 +869,15 @@ def together(
 
 
 @compiled
-def run_warp(
-    code,
-    places,
-    states,
-    registers,
-    size,
-    first,
-    own,
-    barriers,
-    launch,
-    memory,
-    known,
-    notes,
-    shared,
-    shared_bytes,
-    shared_notes,
-    copies,
-):
+def run_warp(places, states, size, first, own, barriers, state):
     """Run the warp that starts at thread ``first`` to a barrier or its end; return the code of a fault, and its instruction."""
     last = min(first + WARP, len(places))
     while True:
         waiting, waiting_elsewhere, place = 0, False, places[first]
         for thread in range(first, last):
             if states[thread] == RUNNING:
-                places[thread], states[thread], error = advance(
-                    code,
-                    places[thread],
-                    registers,
-                    thread * size,
-                    own,
-                    barriers * THREADS + thread,
-                    launch,
-                    memory,
-                    known,
-                    notes,
-                    shared,
-                    shared_bytes,
-                    shared_notes,
-                    copies,
-                )
+                turn = barriers * THREADS + thread
+                places[thread], states[thread], error = advance(places[thread], thread * size, own, turn, state)
                 if error:
                     return error, places[thread]
             if states[thread] == IN_WARP:
@@ -873,23 +889,7 @@ def run_warp(
             waiting_elsewhere |= places[thread] != place
         if waiting < WARP or waiting_elsewhere:
             return WARP_OF_SOME, place
-        error = together(
-            code,
-            place,
-            registers,
-            size,
-            first,
-            own,
-            barriers,
-            launch,
-            memory,
-            known,
-            notes,
-            shared,
-            shared_bytes,
-            shared_notes,
-            copies,
-        )
+        error = together(place, size, first, own, barriers, state)
         if error:
             return error, place
         for thread in range(first, last):
@@ -897,13 +897,10 @@ def run_warp(
 
 
 @compiled
-def execute(
-    code, template, special, grid, registers, places, memory, known, notes, launch, shared, shared_bytes, shared_notes, copies
-):
-    """Run all blocks of a launch, as `run_blocks` does; memory is given as its `views`, registers as int64 and as float32."""
-    size, threads, states = len(template), len(places), np.empty_like(places)
+def execute(template, special, grid, places, state):
+    """Run all blocks of a launch, as `run_blocks` does; return the code of a fault, and the number of its instruction."""
+    size, threads, states, r = len(template), len(places), np.empty_like(places), state.registers[0]
     for block in range(grid[0] * grid[1] * grid[2]):
-        r = registers[0]
         for thread in range(threads):
             base = thread * size
             for number_of_register in range(size):
@@ -913,33 +910,19 @@ def execute(
             r[base + special[3]] = block // grid[0] % grid[1]
             r[base + special[4]] = block // grid[0] // grid[1]
             places[thread], states[thread] = 0, RUNNING
-        shared[1].fill(0x7FFF)  # NaN
-        copies[1].fill(0)
-        copies[2].fill(0)
-        copies[4].fill(0)
-        for array in shared_notes:  # each block has shared memory of its own
+        state.shared[1].fill(0x7FFF)  # NaN
+        state.copy_counts.fill(0)
+        state.flags.fill(0)
+        state.product_counts.fill(0)
+        for array in state.accesses.shared_notes:  # each block has shared memory of its own
             array.fill(0)
-        barriers, own = np.int64(0), launch + block  # Numba would compile what is called with a literal 0 once more
+        barriers, own = (
+            np.int64(0),
+            state.accesses.launch + block,
+        )  # Numba would compile what is called with a literal 0 once more
         while True:
             for first in range(0, threads, WARP):
-                error, place = run_warp(
-                    code,
-                    places,
-                    states,
-                    registers,
-                    size,
-                    first,
-                    own,
-                    barriers,
-                    launch,
-                    memory,
-                    known,
-                    notes,
-                    shared,
-                    shared_bytes,
-                    shared_notes,
-                    copies,
-                )
+                error, place = run_warp(places, states, size, first, own, barriers, state)
                 if error:
                     return error, place
             done, waiting, elsewhere = 0, places[0], False
@@ -957,12 +940,10 @@ def execute(
                 places[thread], states[thread] = waiting + 1, RUNNING
             barriers += 1
             for warp in range(threads // WARP):
-                for number in range(copies[4][2 * warp]):
-                    at, left, right = copies[3][4 * (warp * PRODUCTS + number) :][:3]
+                for number in range(state.product_counts[2 * warp]):
+                    at, left, right = state.products[4 * (warp * PRODUCTS + number) :][:3]
                     turn, first = barriers * THREADS + warp * WARP, warp * WARP
-                    error = read_operands(
-                        code, at, left, right, first, own, turn, launch, known, notes, shared_bytes, shared_notes
-                    )
+                    error = read_operands(at, left, right, first, own, turn, state)
                     if error:
                         return error, waiting
     return NO_ERROR, 0
@@ -1005,26 +986,17 @@ def run_blocks(code, template, special, grid, threads, memory, known, notes, lau
     """
     registers, shared = np.empty(threads * len(template), np.int64), np.empty((shared_bytes + 15) // 8, np.int64)
     shared_notes, warps = tuple(np.zeros(2 * len(shared), np.int64) for _ in notes), -(-threads // WARP)
-    return execute(
-        code,
-        template,
-        special,
-        grid,
-        (registers, registers.view(np.float32)),
-        np.empty(threads, np.int64),
-        views(memory),
-        known,
-        notes,
-        launch,
-        views(shared),
-        shared_bytes,
-        shared_notes,
-        (
-            np.empty(threads * COPIES * 3, np.int64),
-            np.zeros(2 * threads, np.int64),
-            np.zeros(threads, np.int64),
-            np.empty(warps * PRODUCTS * 4, np.int64),
-            np.zeros(warps * 2, np.int64),
-            np.empty(len(registers), np.float32),
-        ),
+    state = State(
+        code=code,
+        registers=(registers, registers.view(np.float32)),
+        memory=views(memory),
+        shared=views(shared),
+        accesses=Accesses(known, notes, launch, shared_bytes, shared_notes),
+        flags=np.zeros(threads, np.int64),
+        copies=np.empty(threads * COPIES * 3, np.int64),
+        copy_counts=np.zeros(2 * threads, np.int64),
+        products=np.empty(warps * PRODUCTS * 4, np.int64),
+        product_counts=np.zeros(2 * warps, np.int64),
+        held=np.empty(len(registers), np.float32),
     )
+    return execute(template, special, grid, np.empty(threads, np.int64), state)
