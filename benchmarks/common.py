@@ -31,6 +31,7 @@ from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import VocabularyRule
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 STORIES = ROOT / "corpora" / "stories.txt"
 FFLM = [sys.executable, str(ROOT / "cli.py")]
 """The command ``fflm`` of this checkout, run by this Python."""
@@ -85,7 +86,7 @@ def record(name: str, quick: bool, about: Mapping[str, Any], **result: Any) -> N
     if quick:
         print("quick run: not recorded")
         return
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     write_json(path, {"benchmark": name, "date": time.strftime("%Y-%m-%d"), "machine": about, **result})
     print(f"recorded in {path.relative_to(ROOT)}")

@@ -8,19 +8,22 @@ weights of mixtures, and theta of neural caches. A cache learns from the text th
 verifies that the parts have as many tokens as published.
 
 It also draws the validation perplexity over the minutes of training of single networks. The default network and "quick" come
-first, on both corpora, and are recorded before the ensemble and the student, each of which is recorded when it has been measured.
-The folder WORK keeps all results that take time. An interrupted run continues when the same command is run again.
+first, on both corpora, then the ensemble and the student; each is recorded when it has been measured. ``--corpus`` and ``--only``
+limit a run to one corpus and to some of the models, and what is recorded of the others stays as it is. The folder WORK keeps the
+models. An interrupted run continues when the same command is run again.
 """
 
 import argparse
 import itertools
+import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numba
-from common import ROOT, brown, check_sizes, machine, parse, record, run_json, show_verdict, wikitext
+from common import RESULTS, brown, check_sizes, machine, parse, record, run_json, show_verdict, wikitext
 
 from fflm.arrays import LOG
 from fflm.cli.report import describe_perplexity
@@ -32,6 +35,7 @@ from fflm.models.scoring import score_part
 from fflm.text.corpus import Corpus
 from fflm.training.log import read_log
 
+RECORDED = RESULTS / "recipe.json"
 CACHE = 2000
 DEMANDED = {  # the largest test perplexities allowed
     "Brown": {"default": 180.0, "student": 180.0, "best": 165.0, "best + Kneser-Ney + both caches": 140.0},
@@ -48,6 +52,14 @@ def trained(corpus: Corpus, folder: Path, name: str, *settings: str | int | Path
         options = list(settings)
         options += ["--epochs", 1, "--window", 2, "--averages", 0, "--hidden", 32, "--embedding", 32] if quick else []
         run_json("train", corpus.path, "-o", path, *options)
+    return path
+
+
+def kneser_ney(corpus: Corpus, folder: Path) -> Path:
+    """Train a Kneser-Ney model of order 5 on a corpus, unless it is in the folder; return its path."""
+    path = folder / "kneser-ney.model"
+    if not path.is_dir():
+        run_json("ngram", "train", corpus.path, "-o", path)
     return path
 
 
@@ -74,9 +86,7 @@ def add(
 def measure_single(result: dict[str, Any], corpus: Corpus, folder: Path, *, quick: bool) -> None:
     """Train the default network, the preset "quick" and Kneser-Ney, and measure them, alone and in mixtures."""
     default, small = (trained(corpus, folder, preset, "--preset", preset, quick=quick) for preset in ("default", "quick"))
-    ngram = folder / "kneser-ney.model"
-    if not ngram.is_dir():
-        run_json("ngram", "train", corpus.path, "-o", ngram)
+    ngram = kneser_ney(corpus, folder)
     result["courses"] = {path.stem: course(path) for path in (default, small)}
     add(result, corpus, "Kneser-Ney", [ngram])
     add(result, corpus, "Kneser-Ney + cache", [ngram], CACHE)
@@ -91,25 +101,24 @@ def measure_single(result: dict[str, Any], corpus: Corpus, folder: Path, *, quic
 
 
 def measure_best(result: dict[str, Any], corpus: Corpus, folder: Path, *, quick: bool) -> None:
-    """Train the preset "best", after `measure_single`, and measure it."""
+    """Train the preset "best" and measure it."""
     fewer = ("--members", 2) if quick else ()
     best = trained(corpus, folder, "best", "--preset", "best", *fewer, quick=quick)
     add(result, corpus, "best", [best])
-    add(result, corpus, "best + Kneser-Ney + both caches", [best, folder / "kneser-ney.model"], CACHE, CACHE)
+    add(result, corpus, "best + Kneser-Ney + both caches", [best, kneser_ney(corpus, folder)], CACHE, CACHE)
 
 
 def measure_student(result: dict[str, Any], corpus: Corpus, folder: Path, *, quick: bool) -> None:
-    """Train a student of the preset "best", after `measure_best`, and measure it."""
+    """Train a student of the preset "best", after `measure_best`, and measure it against the default network."""
     student = trained(corpus, folder, "student", "--teacher", folder / "best.model", quick=quick)
     add(result, corpus, "student", [student])
-    add(result, corpus, "student + Kneser-Ney + both caches", [student, folder / "kneser-ney.model"], CACHE, CACHE)
+    add(result, corpus, "student + Kneser-Ney + both caches", [student, kneser_ney(corpus, folder)], CACHE, CACHE)
     alone, five, taught = (math.log(result["rows"][row]["test"]["perplexity"]) for row in ("default", "best", "student"))
     result["kept"] = (alone - taught) / (alone - five)
     print(f"the ensemble gains {1 - math.exp(five - alone):.1%}, of which the student keeps {result['kept']:.0%}")
 
 
-SINGLE = {"networks that train in minutes": measure_single}
-ENSEMBLE = {"best": measure_best, "student": measure_student}
+MEASURES = {"single": measure_single, "best": measure_best, "student": measure_student}
 
 
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
@@ -133,35 +142,39 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("brown", type=Path, help="brown.txt, as `fflm corpus get brown` makes it")
-    parser.add_argument("wikitext", type=Path, nargs="?", help="the folder that `fflm corpus get wikitext-2` makes")
+    parser.add_argument("wikitext", type=Path, help="the folder that `fflm corpus get wikitext-2` makes")
     parser.add_argument("--work", type=Path, default=Path("recipe.work"), help="folder for the models [default: %(default)s]")
+    parser.add_argument("--corpus", choices=DEMANDED, help="measure models of this corpus only")
+    parser.add_argument("--only", choices=MEASURES, nargs="+", default=list(MEASURES), help="measure these models only")
     options = parse(parser)
     about = machine()
     sources = {"Brown": (brown, options.brown), "WikiText-2": (wikitext, options.wikitext)}
     corpora = {}
     for name, (tokenized, source) in sources.items():
-        if source:
+        if options.corpus in (None, name):
             folder = options.work / ("quick" if options.quick else "full") / name
             folder.mkdir(parents=True, exist_ok=True)
             corpora[name] = tokenized(source, folder / "corpus"), folder
             check_sizes(name, corpora[name][0])
-    results: dict[str, dict[str, Any]] = {name: {"rows": {}} for name in corpora}
-    partial = options.quick or len(corpora) < len(sources)
-    for measures in (SINGLE, ENSEMBLE):
-        for (name, (corpus, folder)), (title, measure) in itertools.product(corpora.items(), measures.items()):
-            print(f"{name}, {title}")
-            measure(results[name], corpus, folder, quick=options.quick)
-            if not all(result["rows"] for result in results.values()):
-                continue
-            missed = [
-                f"{name}, {row}: {found:.1f} instead of {demanded:g}"
-                for name, result in results.items()
-                for row, demanded in DEMANDED[name].items()
-                if row in result["rows"] and not (found := result["rows"][row]["test"]["perplexity"]) <= demanded
-            ]
-            if not partial:
-                draw(results, ROOT / "benchmarks" / "results" / "recipe.png")
-            record("recipe", partial, about, demanded=DEMANDED, passed=not missed, results=results)
+    results: dict[str, dict[str, Any]] = {name: {"rows": {}, "measured": {}} for name in sources}
+    if RECORDED.is_file() and not options.quick:
+        results = json.loads(RECORDED.read_text(encoding="utf-8"))["results"]
+    order = [*itertools.product(corpora, ["single"]), *itertools.product(corpora, ["best", "student"])]
+    for name, measure in order:
+        if measure not in options.only:
+            continue
+        print(f"{name}, {measure}")
+        MEASURES[measure](results[name], *corpora[name], quick=options.quick)
+        results[name]["measured"][measure] = {"date": time.strftime("%Y-%m-%d"), "machine": about}
+        missed = [
+            f"{name}, {row}: {found:.1f} instead of {demanded:g}"
+            for name, result in results.items()
+            for row, demanded in DEMANDED[name].items()
+            if row in result["rows"] and not (found := result["rows"][row]["test"]["perplexity"]) <= demanded
+        ]
+        if measure == "single" and not options.quick and all(result["rows"] for result in results.values()):
+            draw(results, RECORDED.with_suffix(".png"))
+        record("recipe", options.quick, about, demanded=DEMANDED, passed=not missed, results=results)
     show_verdict(missed)
     sys.exit(bool(missed) and not options.quick)
 

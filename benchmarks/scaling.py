@@ -22,7 +22,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from common import ROOT, in_turns, machine, memory_of, parse, quartiles, record, show_verdict
+from common import RESULTS, in_turns, machine, memory_of, parse, quartiles, record, show_verdict
 from exact import demand_gradients, exact_gradients
 
 from fflm.backend.cpu.backend import CpuBackend
@@ -226,7 +226,7 @@ def main() -> None:
     ]
     print()
     show_verdict(missed)
-    if path := options.plot or (None if options.quick else ROOT / "benchmarks" / "results" / "scaling.png"):
+    if path := options.plot or (None if options.quick else RESULTS / "scaling.png"):
         draw(results, path)
     record(
         "scaling",
