@@ -30,6 +30,7 @@ from fflm.arguments import (
     Workers,
     checked,
     refuse_unknown,
+    to_path,
 )
 from fflm.backend.devices import Compute
 from fflm.errors import FflmError, SettingsError
@@ -55,6 +56,7 @@ from fflm.network.config import NetworkConfig
 from fflm.parallel.world import world
 from fflm.search.data import CorpusData, LabeledData, SearchData, open_data
 from fflm.search.space import (
+    CHOICES,
     SamplerName,
     Space,
     check_space,
@@ -92,7 +94,7 @@ class PartFile(TypedDict, total=False):
 
     low: float
     high: float
-    values: Annotated[list[bool | float | str | list[int]], Meta(max_length=1000)]
+    values: Annotated[list[bool | float | str | list[int | str] | None], Meta(max_length=CHOICES)]
 
 
 class SearchFile(TypedDict, total=False):
@@ -317,7 +319,7 @@ class Search:
         self._watched: FolderLock  # while trials run
         self.config = NetworkConfig.from_dict(about["network"])
         self.settings = TrainingSettings.from_dict(about["training"])
-        self.compute = Compute(about["threads"], about.get("device", "cpu"), about.get("precision", "fp32"))
+        self.compute = Compute.from_dict(about)
         self.prune: bool = about["prune"]
         self._sampler: SamplerName = about["sampler"]
         try:
@@ -335,7 +337,8 @@ class Search:
         self._study = Study(study, self.space, self._sampler, self.settings.seed, self.prune)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    @checked
+    def open(cls, path: PathLike) -> Self:
         """Open the search in a folder to inspect it.
 
         Raises
@@ -344,11 +347,13 @@ class Search:
             If the folder is not a search, its files are damaged, or the data is not that with which the search was started.
         """
         import_optuna()
+        path = to_path("path", path)
         about = _read_search(path)
         return cls(path, open_data(path, about), about)
 
     @classmethod
-    def resume(cls, path: Path, *, trials: int | None = None) -> Self:
+    @checked
+    def resume(cls, path: PathLike, *, trials: Positive | None = None) -> Self:
         """Open the search in a folder to resume it, optionally with a new number of trials.
 
         Raises
@@ -356,6 +361,7 @@ class Search:
         FflmError
             As `open`.
         """
+        path = to_path("path", path)
         _read_search(path)
         with locked_folder(path, wait=True):
             search = cls.open(path)

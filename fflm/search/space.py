@@ -25,6 +25,9 @@ LOGARITHMIC = ("rate", "weight_decay", "decay")
 POOLED = {"mean", "max"}
 """The inputs that read texts in the same form; a window cuts texts, and features are computed from them."""
 
+CHOICES = 1000
+"""Largest number of values of a setting to choose from."""
+
 DIGITS = 3
 """Number of significant digits of the values that are tried, so that tables can show the exact values."""
 
@@ -54,12 +57,14 @@ class Choices:
     Raises
     ------
     FflmError
-        If there are fewer than two values, or a value is repeated.
+        If there are fewer than two or more than `CHOICES` values, or a value is repeated.
     """
 
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
+        if len(self.values) > CHOICES:
+            raise SettingsError(f"{len(self.values):,} choices are too many: give at most {CHOICES:,}, or a range")
         if len(set(self.values)) < max(2, len(self.values)):
             raise SettingsError(f"{'|'.join(map(show, self.values))} is not a choice: give several different values")
 
@@ -105,7 +110,12 @@ def show(value: Any) -> str:
 def check_space(
     space: Space, sampler: SamplerName, config: NetworkConfig, settings: TrainingSettings, kind: Kind = "network"
 ) -> None:
-    """Raise an FflmError if a setting cannot be searched over, or cannot have one of its values, or the sampler needs choices."""
+    """Raise an FflmError if a setting cannot be searched over, or cannot have one of its values, or the sampler needs choices.
+
+    There must be at least one setting.
+    """
+    if not space:
+        raise SettingsError("the search space is empty: give a range or choices of at least one setting")
     for name, part in space.items():
         if name not in searchable(kind):
             raise SettingsError(f"cannot search over {name!r}: choose from {', '.join(searchable(kind))}")

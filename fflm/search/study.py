@@ -20,7 +20,7 @@ from fflm.errors import FflmError, install
 from fflm.files import check_regular
 from fflm.search.space import Choices, Range, SamplerName, Space, logarithmic, rounded, show
 from fflm.stored import check_json
-from fflm.training.events import USELESS
+from fflm.training.events import MAX_LOSS
 
 SEARCH = "search.json"
 
@@ -86,7 +86,7 @@ class Outcome(TypedDict):
     reason: str
     epochs: float
     seconds: float
-    loss: Annotated[float, Meta(lt=USELESS)] | None
+    loss: Annotated[float, Meta(lt=MAX_LOSS)] | None
 
 
 def ranking(trials: Sequence[Trial]) -> list[Trial]:

@@ -223,6 +223,30 @@ def test_search_refuses_settings_that_it_has_no_use_for(text, setting, message):
     assert not Path("text.tune").exists()
 
 
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [({}, "the search space is empty"), ({"seed": lambda: Choices(tuple(range(1001)))}, "1,001 choices are too many")],
+)
+def test_unusable_space_is_refused(text, space, message):
+    with pytest.raises(SettingsError, match=message):
+        start_search([text], Path("text.tune"), {name: make() for name, make in space.items()}, **TINY)
+    assert not Path("text.tune").exists()
+
+
+def test_choices_may_be_lists_of_names_and_none(text):
+    space = {"activation": Choices((("tanh",), ("relu",))), "negative_slope": Choices((None, 0.2))}
+    search = start_search([text], Path("text.tune"), space, sampler="grid", trials=1, **{**TINY, "epochs": 1})
+    assert search.space == space
+    assert Search.open("text.tune").space == space
+
+
+def test_search_resumes_with_valid_number_of_trials_only(text):
+    search = start_search([text], Path("text.tune"), RATES, trials=3, **TINY)
+    with pytest.raises(FflmError, match="`trials` must be"):
+        Search.resume("text.tune", trials=0)
+    assert Search.resume("text.tune").limit == search.limit == 3
+
+
 def test_refused_trial_is_recorded_and_search_continues(text):
     space = {"hidden": Choices(((8,), (8, 6))), "residual": Choices((False, True))}
     search = start_search([text], Path("text.tune"), space, sampler="grid", **{**TINY, "epochs": 1})
