@@ -265,7 +265,10 @@ def _summary(scorer: "TextScorer", score: "Score", request: Request) -> list[str
     lines = []
     if isinstance(scorer, ComponentScorer):
         known = scorer.mixture.figures
-        origin = f"weights tuned on {known['tuning']['source']}" if "tuning" in known else "equal weights"
+        if "tuning" in known:
+            origin = f"weights tuned on {known['tuning']['source']}"
+        else:
+            origin = "equal weights" if len(set(scorer.mixture.weights.tolist())) == 1 else "weights that were not tuned"
         lines += [*describe_components(_figures(scorer, score)), origin, ""]
     rows = {
         "perplexity": f"{score.perplexity:,.4f}",

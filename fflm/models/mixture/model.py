@@ -2,7 +2,6 @@
 
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from fflm.arguments import Device, Overwrite, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, load_arrays, meaning, save_arrays
+from fflm.clock import local_time
 from fflm.errors import FflmError
 from fflm.files import os_errors_as_fflm_error, replacing_folder
 from fflm.models.base import LineScorer, Predictor
@@ -51,22 +51,25 @@ class Mixture(LanguageModel):
     about
         What else is known of it: under ``"figures"``, how well mixture and components predict the text that the weights were
         tuned on (``"tuning"``), or if it is an ensemble, the parts of the corpus; of a saved one, the corpus of its first model,
-        and versions.
+        and versions. A mixture with weights that were chosen otherwise has no figures.
 
     Raises
     ------
     FflmError
-        If the components differ in vocabulary or in how they read text.
+        If there are no components or too many, if they differ in vocabulary or in how they read text, or if the weights are not
+        as above.
     """
 
     def __init__(
         self, components: Mapping[str, Predictor], weights: npt.ArrayLike, about: Mapping[str, Any] | None = None
     ) -> None:
         self.components = dict(components)
-        if len(self.components) > COMPONENTS:
-            raise FflmError(f"{len(self.components)} models are too many for a mixture: mix at most {COMPONENTS}")
+        if not 1 <= len(self.components) <= COMPONENTS:
+            raise FflmError(f"a mixture of {len(self.components)} models: mix at least one, and at most {COMPONENTS}")
         self.weights = np.array(weights, np.float64)
-        self.about = dict(about or {})
+        if not _are_weights(self.weights, len(self.components)):
+            raise FflmError("the weights of a mixture are at least 0 and sum to one: give one for each model")
+        self.about: dict[str, Any] = {"figures": {}, **(about or {})}
         (first, model), *others = self.components.items()
         self.vocabulary = model.vocabulary
         self.text = model.text
@@ -159,7 +162,15 @@ class Mixture(LanguageModel):
 
     @property
     def tuning(self) -> dict[str, Any]:
-        """How well it and its components predict the text that the weights were tuned on, and ``"source"``, that text's name."""
+        """How well it and its components predict the text that the weights were tuned on, and ``"source"``, that text's name.
+
+        Raises
+        ------
+        FflmError
+            If the weights were not tuned.
+        """
+        if "tuning" not in self.about["figures"]:
+            raise FflmError("the weights of this mixture were not tuned: tune them with `fflm.mix`")
         return self.figures["tuning"]
 
     @property
@@ -191,7 +202,7 @@ class Mixture(LanguageModel):
                 continue
             components.append({"path": relative_path(Path(name), path), "fingerprint": fingerprint(Path(name))})
         first = Path(next(iter(self.components)))
-        about: dict[str, Any] = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        about: dict[str, Any] = {"created": local_time()}
         if "corpus" in (config := read_config(first)):
             about["corpus"] = {**config["corpus"], **corpus_paths(corpus_path(first), path)}
         with replacing_folder(path, lambda: check_free(path, overwrite)) as folder:
@@ -241,9 +252,14 @@ class Mixture(LanguageModel):
         counts = {len(components), *(len(each["components"]) for each in figures.values())}
         if weights.shape != (len(components),) or len(counts) > 1:
             raise FflmError(f"{path} is damaged ({CONFIG} and {WEIGHTS} do not fit together): {REMEDY}")
-        if not (weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6):
+        if not _are_weights(weights, len(components)):
             raise FflmError(f"{path / WEIGHTS} is damaged (the weights of a mixture are at least 0 and sum to one): {REMEDY}")
         return cls(components, weights, {**about, "figures": figures})
+
+
+def _are_weights(weights: Floats, count: int) -> bool:
+    """Return whether these are the weights of a mixture of ``count`` components."""
+    return weights.shape == (count,) and bool(weights.min() >= 0 and abs(weights.sum() - 1) < 1e-6)
 
 
 class ComponentScorer(LineScorer):

@@ -246,6 +246,14 @@ def test_mixture_refuses_components_with_other_vocabulary_or_text():
             combine(["a.model"], **{name: 10**9})
 
 
+@pytest.mark.parametrize("weights", [[0.5], [0.2, 0.3, 0.5], [0.5, 0.6], [1.5, -0.5], [math.nan, 1]])
+def test_mixture_refuses_invalid_weights(weights):
+    with pytest.raises(FflmError, match="the weights of a mixture are at least 0 and sum to one"):
+        Mixture({"a": tiny_model(), "b": tiny_model(seed=2)}, weights)
+    with pytest.raises(FflmError, match="a mixture of 0 models: mix at least one"):
+        Mixture({}, [])
+
+
 # Folders.
 
 
@@ -272,6 +280,19 @@ def models(tmp_path, monkeypatch):
     save_tiny(Path("two.model"), seed=2)
     Path("held.txt").write_text(TEXT)
     return tmp_path
+
+
+def test_mixture_with_weights_that_were_not_tuned_can_be_saved(models):
+    components = combine(["one.model", "two.model"]).components
+    Mixture(components, [0.3, 0.7]).save("given.mix")
+    found = Mixture.load("given.mix")
+    assert (found.weights.tolist(), found.figures) == ([0.3, 0.7], {})
+    with pytest.raises(FflmError, match="were not tuned: tune them with"):
+        print(found.tuning)
+    for line in ("info given.mix", "score held.txt -m given.mix"):
+        result = CliRunner().invoke(main, line.split())
+        assert result.exit_code == 0, result.stderr
+    assert "weights that were not tuned\n" in result.stdout
 
 
 def test_saved_mixture_loads_from_moved_folder(models, monkeypatch):
