@@ -1,5 +1,6 @@
 """The inputs that a classifier's network reads of texts: ids of words, or numeric features."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 CHUNK = 4096
 """Number of texts that are tokenized at a time."""
+
+BIGRAM = re.compile("( |[^ ]+) ( |[^ ]+)")
+"""A bigram in a vocabulary: two words and a space between them. A space is a word if the words are characters."""
 
 SHORT = 1 << 20
 """Number of characters that a reader encodes without the kernels that read text, in less time than it takes to load these."""
@@ -197,7 +201,8 @@ class Reader:
         Returns
         -------
         ids
-            The ids of all words (and bigrams) of the S texts, one text after another, (T,) int32.
+            The ids of all words of the S texts, or of the first ``input.length`` words of each and their bigrams, one text after
+            another, (T,) int32.
         starts
             The index in ``ids`` where each text begins, and T, (S + 1,) int64.
         """
@@ -206,7 +211,7 @@ class Reader:
         if self.input.bigrams:
             from fflm.models.classifier.kernels import with_bigrams  # here, because it imports Numba
 
-            words, starts = with_bigrams(words, starts, self._bigrams)
+            words, starts = with_bigrams(words, starts, self.input.length or len(words), self._bigrams)
         return words, starts
 
     @cached_property
@@ -215,8 +220,9 @@ class Reader:
         from fflm.models.classifier.kernels import bigram_table  # here, because it imports Numba
 
         words = self.vocabulary.words
-        ids = np.array([id_ for id_, word in enumerate(words) if " " in word], np.int32)
-        lefts, rights = self.vocabulary.encode([part for id_ in ids for part in words[id_].split(" ", 1)]).reshape(-1, 2).T
+        found = [(id_, match) for id_, word in enumerate(words) if (match := BIGRAM.fullmatch(word))]
+        ids = np.array([id_ for id_, _ in found], np.int32)
+        lefts, rights = self.vocabulary.encode([part for _, match in found for part in match.groups()]).reshape(-1, 2).T
         known = (lefts > 0) & (rights > 0)
         table: npt.NDArray[np.uint64] = bigram_table(lefts[known], rights[known], ids[known])
         return table
@@ -259,7 +265,7 @@ class Reader:
             The words of the texts, (B, L) int32, with padding after shorter texts; or their features, (B, `width`) float32.
         """
         lengths = ends - starts
-        if self.input.length is not None or self.input.input == "window":
+        if (self.input.length is not None and not self.input.bigrams) or self.input.input == "window":
             lengths = np.minimum(lengths, self.input.window)
         if self.input.input == "features":
             return self._features(ids, starts, lengths)

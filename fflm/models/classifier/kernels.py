@@ -44,11 +44,12 @@ def bigram_table(lefts, rights, ids):
 
 
 @compiled()
-def with_bigrams(ids, starts, slots):
-    """Insert the bigrams of texts behind their first words; those that begin or end with an unknown word, 0, have none.
+def with_bigrams(ids, starts, length, slots):
+    """Return the first words of texts and their bigrams, each behind its first word; unknown words, 0, have no bigrams.
 
     ids     (T,), in, int32, the words of all texts
     starts  (S + 1,), in, int64, where each text begins in them, and T
+    length  number of words that are read from the start of each text, at most
     slots   (N, 2), in, uint64, the result of `bigram_table`
 
     Returns words and bigrams, and where each text begins in them, as ``ids`` and ``starts``.
@@ -56,10 +57,11 @@ def with_bigrams(ids, starts, slots):
     result, borders = np.empty(2 * len(ids), np.int32), np.zeros(len(starts), np.int64)
     count = 0
     for text in range(len(starts) - 1):
-        for place in range(starts[text], starts[text + 1]):
+        end = min(starts[text + 1], starts[text] + length)
+        for place in range(starts[text], end):
             result[count] = ids[place]
             count += 1
-            if place + 1 < starts[text + 1] and ids[place] > 0 and ids[place + 1] > 0:
+            if place + 1 < end and ids[place] > 0 and ids[place + 1] > 0:
                 slot = _find(_key(ids[place], ids[place + 1]), slots)
                 if slots[slot, 0]:
                     result[count] = slots[slot, 1]

@@ -72,7 +72,7 @@ class TextInput(Settings):
         Padding,
         Meta(description="Embedding in the places of a window that have no word: trained, as that of a word, or zeros."),
     ] = "trained"
-    bigrams: Annotated[bool, Meta(description="Also use pairs of adjacent words as words.")] = False
+    bigrams: Annotated[bool, Meta(description="Also use pairs of adjacent words as words; for the inputs mean and max.")] = False
     counts: Annotated[
         Annotated[int, Meta(ge=0, le=1_000_000)],
         Meta(description="Feature: counts of the N most frequent words; 0 for none."),
@@ -105,8 +105,8 @@ class TextInput(Settings):
                 if self.tokenizer.mode != "space":
                     remedy += ", or texts with spaces between words, and `tokenizer='space'`"
                 raise FflmError(f"{show(word)} is not a word as the tokenizer splits them: {remedy}")
-        if self.windowed and self.bigrams:
-            raise SettingsError("bigrams have no place in a window of words: leave them out, or choose another input")
+        if self.bigrams and self.input not in ("mean", "max"):
+            raise SettingsError(f"bigrams are for the inputs mean and max, the input is {self.input}: leave out `bigrams`")
         if self.padding != "trained" and not self.windowed:
             raise SettingsError(f"only windows of words have padding, the input is {self.input}: leave out `padding`")
         if self.tagging:

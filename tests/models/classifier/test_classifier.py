@@ -169,9 +169,14 @@ def test_invalid_labeled_text_is_refused(tmp_path: Path, content: str, options: 
 words = st.lists(st.sampled_from(["a", "b", "c", "d", "x1", "北", "."]), max_size=6).map(" ".join)
 
 
-@given(texts=st.lists(words, min_size=1, max_size=8), new=st.lists(words, max_size=8))
-def test_words_and_bigrams_equal_naive_count(texts: list[str], new: list[str]) -> None:
-    tokenizer = Tokenizer()
+@given(
+    texts=st.lists(words, min_size=1, max_size=8),
+    new=st.lists(words, max_size=8),
+    mode=st.sampled_from(["word", "char"]),
+    length=st.sampled_from([None, 1, 3]),
+)
+def test_words_and_bigrams_equal_naive_count(texts: list[str], new: list[str], mode: str, length: int | None) -> None:
+    tokenizer = Tokenizer(mode)
     counts = Counter(token for text in texts for token in tokenizer.tokens(text))
     pairs = Counter(
         f"{left} {right}"
@@ -181,20 +186,22 @@ def test_words_and_bigrams_equal_naive_count(texts: list[str], new: list[str]) -
     counts.update({pair: count for pair, count in pairs.items() if count > 1})
     if not counts:
         return
-    input = TextInput(bigrams=True)
+    input = TextInput(bigrams=True, tokenizer=tokenizer, length=length)
     vocabulary = count_words(input, texts, 1, None)
     assert dict(zip(vocabulary.words[1:], vocabulary.counts[1:], strict=True)) == counts
     reader = Reader(input, vocabulary)
     ids, starts = reader.encode([*texts, *new])
     reader._seen = SHORT + 1  # from now on, kernels read text
     assert all(map(np.array_equal, reader.encode([*texts, *new]), (ids, starts)))
+    rows = reader.rows(ids, starts[:-1], starts[1:])
     for row, text in enumerate([*texts, *new]):
-        tokens, expected = tokenizer.tokens(text), []
+        tokens, expected = tokenizer.tokens(text)[:length], []
         for place, token in enumerate(tokens):
             expected.append(vocabulary.id(token))
             if place + 1 < len(tokens) and f"{token} {tokens[place + 1]}" in vocabulary:
                 expected.append(vocabulary.id(f"{token} {tokens[place + 1]}"))
         assert ids[starts[row] : starts[row + 1]].tolist() == expected
+        assert rows[row][: len(expected)].tolist() == expected
 
 
 SPACE = Tokenizer("space")
@@ -318,12 +325,13 @@ def test_read_lexicon_formats(tmp_path: Path) -> None:
         ({"padding": "none"}, "`padding` must be one of trained, zeros, not 'none'"),
         ({"input": "tagging"}, "give `tokenizer='space'`"),
         ({"input": "tagging", "tokenizer": SPACE, "length": 4}, "give an odd `length`, not 4"),
-        ({"input": "tagging", "tokenizer": SPACE, "bigrams": True}, "bigrams have no place in a window"),
+        ({"input": "tagging", "tokenizer": SPACE, "bigrams": True}, "leave out `bigrams`"),
+        ({"input": "features", "word_count": True, "bigrams": True}, "mean and max, the input is features: leave out `bigrams`"),
         ({"input": "tagging", "tokenizer": SPACE, "word_count": True}, "give `input='features'`"),
         ({"input": "sum"}, "`input` must be one of features, max, mean, tagging, window, not 'sum'"),
         ({"input": "features"}, "give `counts`, `lexicons`"),
         ({"counts": 5}, "give `input='features'`"),
-        ({"input": "window", "bigrams": True}, "bigrams have no place in a window"),
+        ({"input": "window", "bigrams": True}, "bigrams are for the inputs mean and max"),
         ({"length": 0}, "`length` must be an integer from 1 to 1,000,000 or None, not 0"),
         ({"length": 10**20}, "from 1 to 1,000,000"),
         ({"input": "features", "present": ("",)}, "'' is not a word as the tokenizer splits them"),
