@@ -161,8 +161,7 @@ class Model:
         return f"<Model from {os.path.basename(os.fsdecode(self.path))}>"  # noqa: PTH119, as KenLM writes it
 
     def __contains__(self, word: str | bytes) -> bool:
-        ids = self._ids[_text(word)]
-        return bool(ids) and 0 not in ids
+        return self._states.model.vocabulary.unknown_id not in self._ids[_text(word)]
 
     @property
     def order(self) -> int:
@@ -187,7 +186,7 @@ class Model:
 
     def _is_plain(self, text: str) -> bool:
         """Return whether the model cuts a text into words as KenLM does: all its blanks are spaces, and there are no symbols."""
-        return text.isprintable() and "s>" not in text and not (self._counts_spaces and "  " in f" {text} ")
+        return text.isprintable() and ">" not in text and not (self._counts_spaces and "  " in f" {text} ")
 
     def perplexity(self, sentence: str | bytes) -> float:
         """Return the perplexity of a sentence, ``</s>`` included, per word between blanks."""
@@ -215,10 +214,10 @@ class Model:
         """Return what `full_scores` yields of a word after ``in_state``, and write the state after it."""
         ids = self._ids[word]
         loss, length = self._advance(in_state, ids, out_state)
-        return FullScoreReturn(-loss / LN10, length, 0 in ids)
+        return FullScoreReturn(-loss / LN10, length, self._states.model.vocabulary.unknown_id in ids)
 
     def _advance(self, in_state: State, ids: tuple[int, ...], out_state: State) -> tuple[float, int]:
-        """Return -log p of the tokens of a word, nats, and the length of the last n-gram; write the state after them.
+        """Return -log p of a word's tokens (at least one), nats, and the length of the last n-gram; write the state after them.
 
         Raises
         ------
@@ -260,7 +259,8 @@ class _Ids(dict[str | bytes, tuple[int, ...]]):
 
     def _fill(self) -> None:
         vocabulary = self._model.vocabulary
-        self.update({START: (vocabulary.start_id,), END: (vocabulary.end_id or 0,), UNKNOWN: (vocabulary.unknown_id,)})
+        unknown = vocabulary.unknown_id
+        self.update({START: (vocabulary.start_id,), END: (vocabulary.end_id or unknown,), UNKNOWN: (unknown,)})
 
     def __missing__(self, word: str | bytes) -> tuple[int, ...]:
         if len(self) > self._MOST:
@@ -268,11 +268,11 @@ class _Ids(dict[str | bytes, tuple[int, ...]]):
             self._fill()
         if isinstance(word, bytes):
             ids = self[_text(word)]
-        elif _WORDS.fullmatch(_text(word)):
-            text = self._model.text
-            ids = tuple(self._model.vocabulary.encode(text.tokenizer.tokens(word)).tolist())
-        else:  # an empty word, or several
-            ids = (self._model.vocabulary.unknown_id,)
+        else:
+            vocabulary = self._model.vocabulary
+            tokens = self._model.text.tokenizer.tokens(word) if _WORDS.fullmatch(_text(word)) else []
+            # An empty word, several words, and a word that is white space to the tokenizer only, are unknown.
+            ids = tuple(vocabulary.encode(tokens).tolist()) or (vocabulary.unknown_id,)
         self[word] = ids
         return ids
 

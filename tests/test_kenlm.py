@@ -147,7 +147,7 @@ def test_word_that_is_none_or_several_is_unknown(arpa):
     model, state, out = ours.Model(str(arpa[0])), ours.State(), ours.State()
     model.BeginSentenceWrite(state)
     unknown = model.BaseFullScore(state, "<unk>", out)
-    for word in ("", " ", b"", "w1 w2", "w1\n"):
+    for word in ("", " ", b"", "w1 w2", "w1\n", "\u3000", "\u200b"):
         assert word not in model
         assert model.BaseFullScore(state, word, out) == unknown
     with pytest.raises(TypeError, match="Cannot convert <class 'int'> to string"):
@@ -235,6 +235,26 @@ def test_network_scores_equal_those_of_its_own_methods(folders, kind):
     assert "cat" in model
     assert "cat." in model
     assert "zebra" not in model
+
+
+@pytest.mark.parametrize("kind", ["exact", "fast"])
+def test_symbols_and_words_without_tokens_are_unknown_words(folders, kind):
+    model, state, out = ours.Model(folders[kind]), ours.State(), ours.State()
+    for sentence in ("the <unk> sat", "the \u3000 sat"):
+        parts = list(model.full_scores(sentence))
+        assert [unknown for *_, unknown in parts] == [False, True, False, False]
+        assert model.score(sentence) == pytest.approx(math.fsum(each[0] for each in parts), rel=1e-6)
+    assert parts == list(model.full_scores("the <unk> sat"))
+    model.BeginSentenceWrite(state)
+    model.BaseScore(state, "\u3000", out)
+    assert model.BaseScore(out, "sat", ours.State()) == model.BaseScore(_after(model, state, "<unk>"), "sat", ours.State())
+
+
+def _after(model, state, word):
+    """Return the state after a word."""
+    out = ours.State()
+    model.BaseScore(state, word, out)
+    return out
 
 
 def test_config_exact_computes_softmax(folders):
