@@ -90,6 +90,7 @@ class _Workers(Generic[Piece, Result]):
         context = get_context("spawn")
         pairs = [context.Pipe() for _ in range(count)]
         self._connections = [ours for ours, _ in pairs]
+        self._ready = False  # whether one has said that it is ready
         ends = [theirs for _, theirs in pairs]
         groups = [ends] if sys.platform == "linux" else [[end] for end in ends]
         self._processes = [context.Process(target=_serve, args=(group, prepare, arguments), daemon=True) for group in groups]
@@ -106,7 +107,8 @@ class _Workers(Generic[Piece, Result]):
 
     def wait(self, seconds: float) -> bool:
         """Wait until a worker is ready; return whether one is."""
-        return bool(_wait(self._connections, seconds))
+        self._ready = self._ready or bool(_wait(self._connections, seconds))
+        return self._ready
 
     def map(self, pieces: Iterator[Piece]) -> Iterator[Result]:
         """Yield the results of pieces, in their order."""
@@ -138,7 +140,7 @@ class _Workers(Generic[Piece, Result]):
 
     def end(self) -> None:
         """End the workers; one that is working ends after its piece."""
-        ready = self.wait(0)
+        ready = self.wait(0)  # a worker that is not ready does not notice that its connection is closed
         for connection in self._connections:
             connection.close()
         for process in self._processes:

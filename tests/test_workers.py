@@ -51,6 +51,18 @@ def test_results_come_in_order_from_workers_that_share_their_preparation(tmp_pat
     assert len(list(tmp_path.iterdir())) == (1 if sys.platform == "linux" else 3)
 
 
+@pytest.mark.parametrize("pieces", [30, 1000], ids=["all pieces", "the first pieces"])
+def test_workers_end_when_the_results_do(tmp_path, pieces):
+    """They end by themselves, and are not left running by the process that has forked them."""
+    results = map_in_order(slowly, range(pieces), 3, prepare, (tmp_path,))
+    found = {process for _, process in itertools.islice(results, 30)} - {os.getpid()}
+    results.close()
+    assert found
+    for process in found:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
 def test_pieces_are_read_a_few_ahead():
     read = itertools.count()
     pieces = (next(read) for _ in range(50))
