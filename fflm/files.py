@@ -121,9 +121,9 @@ def replacing(path: Path, *, overwrite: bool = True, follow: bool = True) -> Ite
     overwrite
         Whether to replace an existing file.
     follow
-        Whether to follow ``path`` where the user has chosen it: the target of a link is replaced rather than the link, and a
-        device, a pipe or ``/dev/stdout`` is written to. If false, whatever is at ``path`` is replaced by a file, because links in
-        the folder of a model are not trusted.
+        Whether to follow ``path`` where the user has chosen it: the target of a link is replaced rather than the link, a file
+        keeps its permissions, and a device, a pipe or ``/dev/stdout`` is written to. If false, whatever is at ``path`` is
+        replaced by a file, because links in the folder of a model are not trusted.
 
     Raises
     ------
@@ -144,8 +144,10 @@ def replacing(path: Path, *, overwrite: bool = True, follow: bool = True) -> Ite
             with temporary.open("rb") as source, _open_stream(path) as target:
                 shutil.copyfileobj(source, target)
             return
+        if follow:
+            with contextlib.suppress(OSError):  # there is no such file, or the file system has no permissions
+                shutil.copymode(place, temporary)
         sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
         if overwrite:
             temporary.replace(place)
         else:
@@ -699,10 +701,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value atomically as an indented JSON file."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
-def _umask() -> int:
-    """Return the file mode creation mask of the process."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

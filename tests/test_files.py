@@ -470,6 +470,18 @@ def test_file_created_meanwhile_is_kept(tmp_path, monkeypatch, links):
     assert snapshot(tmp_path) == {"file": b"ours"}
 
 
+def test_file_keeps_its_permissions_and_a_new_one_follows_the_umask(tmp_path):
+    mask, path = os.umask(0o027), tmp_path / "file"
+    try:
+        for mode in (0o640, 0o600):
+            with replacing(path) as temporary:
+                temporary.write_text("content")
+            assert path.stat().st_mode & 0o777 == mode
+            path.chmod(0o600)
+    finally:
+        os.umask(mask)
+
+
 def test_symbolic_link_to_file_is_kept(tmp_path):
     (tmp_path / "link").symlink_to("real")
     for content in ("first", "second"):
