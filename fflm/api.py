@@ -61,7 +61,7 @@ def load(path: PathLike, device: Device = "cpu", *, verify: bool = False) -> Lan
     return load_model(path, choose_device(device), verify=verify)
 
 
-@with_options({**neural_train.OPTIONS, "preset": parameters(start_ensemble)["preset"]})
+@with_options({**neural_train.OPTIONS, "preset": neural_train.OPTIONS["preset"].replace(annotation=Preset)})
 @checked
 def train(
     inputs: Texts,
@@ -108,8 +108,8 @@ def train(
     averages, ``adversarial`` is 0.01, but 0 for the loss ``nce``, and vocabularies of more than 2,000 words are trained with
     ``affixes`` if the output weights are tied. One value stands for a list of one, as in ``hidden=100``.
     """
-    options["preset"] = preset
     members = members or neural_train.PRESETS[preset].get("members", 1)
+    options["preset"] = "default" if preset == "best" else preset  # a member of "best" has the default settings
     if members > 1:
         ensemble = start_ensemble(inputs, path, members=members, **options)
         _finish(ensemble, verbose, callback)
@@ -146,7 +146,9 @@ def resume(
     Raises
     ------
     FflmError
-        If there is no such model, its files are damaged, its training runs in another process, or the data has changed.
+        If there is no such model, its files are damaged, its training runs in another process, or the data has changed; if
+        training does not converge, or is complete already; if a search has no complete trial; or if ``epochs`` or ``device`` is
+        given for an ensemble or a search.
     KeyboardInterrupt
         After Ctrl-C, as `train`.
     """
@@ -179,7 +181,7 @@ def _resume_search(path: Path, verbose: bool, callback: Callback | None) -> Neur
                 try:
                     for each in callbacks:
                         each(search.run, event)
-                except Exception:
+                except BaseException:
                     search.save()
                     raise
             if stop:

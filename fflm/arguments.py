@@ -80,8 +80,8 @@ Device: TypeAlias = Annotated[
 Precision: TypeAlias = Annotated[
     Literal["fp32", "tf32", "mixed"],
     Meta(
-        description="Precision of training: on a GPU, tf32 multiplies numbers rounded to 19 bits, and mixed numbers of 16 bits; "
-        "both accumulate in 32 bits."
+        description="Precision of matrix products in training: fp32; on a GPU also tf32 (operands rounded to TF32) or mixed "
+        "(operands rounded to float16). All accumulate in float32, and weights stay float32."
     ),
 ]
 Progress: TypeAlias = Annotated[

@@ -524,9 +524,19 @@ class FeedforwardRegressor(RegressorMixin, Feedforward):  # type: ignore[misc]
         -------
         loss : float
             The mean loss.
+
+        Raises
+        ------
+        ValueError
+            If y does not fit X or the outputs, or has numbers that are not finite or, for ``poisson``, negative.
         """
-        predicted = self.predict(X)
-        targets = np.asarray(y, np.float64).reshape(predicted.shape)
+        check_is_fitted(self)
+        _, y = validate_data(self, X, y, reset=False, dtype=np.float64, multi_output=True, y_numeric=True)
+        predicted, targets = (each.reshape(len(each), -1) for each in (self.predict(X), y))
+        if targets.shape != predicted.shape:
+            raise ValueError(f"y has {targets.shape[1]} outputs, but the regressor predicts {predicted.shape[1]}.")
+        if self.config_.output == "poisson" and targets.min() < 0:
+            raise ValueError("The targets of a Poisson loss must not be negative.")
         if self.config_.output == "poisson":
             losses = predicted - xlogy(targets, predicted) + gammaln(targets + 1)
         elif self.config_.output in ("squared", "sigmoid_squared"):

@@ -124,6 +124,22 @@ def test_poisson_loss_equals_negative_log_likelihood():
     assert squared.predict(features).min() < 0  # although counts are not negative
 
 
+@pytest.mark.parametrize("bad", [np.full((200, 2), 1.0), np.full(200, np.nan), np.full(200, -1.0), np.ones(199)])
+def test_poisson_loss_refuses_invalid_targets(bad):
+    features, wanted = random_counts()
+    model = FeedforwardRegressor((), output="poisson", epochs=1, random_state=0).fit(features, wanted)
+    assert model.loss(features, wanted.reshape(-1, 1)) == model.loss(features, wanted)
+    with pytest.raises(ValueError, match=r"outputs|NaN|must not be negative|inconsistent"):
+        model.loss(features, bad)
+
+
+def test_weights_that_are_not_finite_are_not_returned():
+    model = FeedforwardRegressor((), clip=0, optimizer="sgd", rate=1e307, epochs=1, batch_size=None, normalize=False)
+    features, wanted = random_counts()
+    with pytest.raises(FflmError, match="training does not converge: a weight is not finite"):
+        model.fit(100 * features, wanted)
+
+
 def test_exponential_loss_gives_half_of_log_odds():
     classes = np.array([0] * 3 + [1] * 9)
     model = FeedforwardClassifier((), output="exponential", **PLAIN, rate=0.1, batch_size=None, epochs=500)

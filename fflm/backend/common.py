@@ -96,8 +96,8 @@ def activation_code(activation: ActivationFunction) -> tuple[int, float]:
     return ACTIVATIONS.index(name), NEGATIVE_SLOPES.get(name, 0.0) if slope is None else slope
 
 
-def halves(number: int) -> tuple[np.uint32, np.uint32]:
-    """Return the low and the high half of an integer of 64 bits."""
+def low_and_high(number: int) -> tuple[np.uint32, np.uint32]:
+    """Return the low and the high 32 bits of an integer of 64 bits."""
     return np.uint32(number & 0xFFFFFFFF), np.uint32(number >> 32 & 0xFFFFFFFF)
 
 

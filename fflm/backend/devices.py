@@ -1,5 +1,6 @@
 """The choice of a device, and of the precision of training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -99,7 +100,7 @@ class Compute:
     @classmethod
     @checked
     def choose(cls, threads: Threads = None, device: Device = "cpu", precision: Precision = "fp32") -> Self:
-        """Choose the device, and the number of threads if it is None.
+        """Choose the device, and the number of threads if it is None. Of several processes, all must call this.
 
         Parameters
         ----------
@@ -109,8 +110,6 @@ class Compute:
             Name of the device, as for `choose_device`.
         precision
             ``fp32``, or on a GPU also ``tf32`` or ``mixed``.
-
-        If the program was started in several processes, all of them must call this.
 
         Raises
         ------
@@ -123,6 +122,11 @@ class Compute:
         chosen = choose_device(device)
         check_precision(precision, chosen)
         return cls(threads or threads_per_process(default_threads()), chosen, precision)
+
+    @classmethod
+    def from_dict(cls, about: Mapping[str, Any]) -> Self:
+        """Return the fields of a description, in which the files of early versions have the number of threads only."""
+        return cls(about["threads"], about.get("device", "cpu"), about.get("precision", "fp32"))
 
     def backend(self) -> Backend:
         """Return the backend of the device, as `device_backend` does."""

@@ -27,10 +27,10 @@ Activation = Literal["tanh", "sigmoid", "relu", "leaky_relu", "elu", "softplus",
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 NEGATIVE_SLOPES: dict[Activation, float] = {"leaky_relu": 0.01, "elu": 1.0}
-"""The default of the factor gamma of these activation functions, which is their slope (of elu: the slope just) below 0."""
+"""The default of gamma: in PyTorch's terms the ``negative_slope`` of leaky ReLU and the ``alpha`` of ELU."""
 
 ActivationFunction: TypeAlias = Activation | tuple[Activation, float]
-"""The name of an activation function; or its name and its slope gamma below 0, if that is not the default."""
+"""The name of an activation function; or its name and its gamma, if that is not the default (see `NEGATIVE_SLOPES`)."""
 
 UnitLoss = Literal["sigmoid", "squared", "absolute", "hinge", "exponential", "poisson", "sigmoid_squared", "sigmoid_absolute"]
 UNIT_LOSSES: tuple[UnitLoss, ...] = get_args(UnitLoss)
@@ -88,7 +88,7 @@ class Dropout:
 
 
 class SoftmaxPart(Protocol):
-    """What an operation on a part of the words of a softmax must know of the others, which other processes compute.
+    """A share of the vocabulary in a softmax that several processes compute (tensor parallelism), as its operations see it.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ class Backend(Protocol):
         """The full-precision backend, for evaluation: this one, unless it rounds the operands of products."""
 
     def release(self) -> None:
-        """Free the memory that is kept between calls."""
+        """Free the memory that is kept between calls; on the CPU, that of the calling thread."""
 
     def connect(self, processes: "Communicator") -> "Communicator":
         """Return a communicator of the same processes that also takes arrays on the device. All processes must call this."""
@@ -142,7 +142,10 @@ class Backend(Protocol):
         """Return an uninitialized array on the device."""
 
     def upload(self, array: Any) -> Array:
-        """Return a copy of a NumPy array on the device. An array that is already on the device is returned itself."""
+        """Return a NumPy array on the device: on a GPU a copy, on the CPU the same array, of which later changes are visible.
+
+        An array that is already on the device is returned itself.
+        """
 
     def download(self, array: Array) -> Any:
         """Return an array of the device as a NumPy array. On the CPU this is the same array, on a GPU it is a copy."""
@@ -400,7 +403,10 @@ class Backend(Protocol):
         """
 
     def norm(self, gradients: Iterable[Array]) -> float:
-        """Return the L2 norm of all gradients, arrays of any shapes, together; NaN or infinity if one is not finite."""
+        """Return the L2 norm of all gradients, arrays of any shapes, together; NaN or infinity if one is not finite.
+
+        Squares have the dtype of the gradients. Those of float32 are infinite from 1.9e19 on.
+        """
 
     def clip_factor(self, gradients: Iterable[Array], limit: float, factor: Array) -> None:
         """Compute the factor that clips the gradients: min(1, limit / norm), where ``norm`` is the L2 norm of all of them.
@@ -568,6 +574,6 @@ class Backend(Protocol):
         it only shrinks by the factor beta2 in each. `fflm.training.lazy_adam` says why this is done. ``numbers`` are those of the
         last of these steps, from `place`.
 
-        idle (R,), the number k >= 0 of skipped steps of each row, and keeps (R,), the product of 1 - shrink over these steps ->
-        weight, first and second (R, m), all updated.
+        idle (R,) floats, the number k >= 0 of skipped steps of each row, and keeps (R,), the product of 1 - shrink over these
+        steps -> weight, first and second (R, m), all updated.
         """

@@ -2,14 +2,14 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fflm.cli.options import PATH, Sizes, device_option_with, json_option, overwrite_option, quiet_option
+from fflm.cli.options import PATH, Sizes, check_number, device_option_with, json_option, overwrite_option, quiet_option
+from fflm.cli.report import echo_json
 from fflm.cli.tables import Column, LiveTable, stdout_width
 
 if TYPE_CHECKING:
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 @click.option("--embedding", type=click.IntRange(1), default=64, show_default=True, help="Embedding dimension.")
 @click.option("--window", type=click.IntRange(1), default=5, show_default=True, help="Number of context words.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all cores]")
-@click.option("--seconds", type=click.FloatRange(0), default=0.1, show_default=True, help="Minimum duration of each round.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    default=0.1,
+    show_default=True,
+    callback=check_number,
+    help="Minimum duration of each round.",
+)
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Plot of the training steps: .png, .svg or .pdf.")
 @overwrite_option
 @device_option_with("auto")
@@ -80,7 +87,7 @@ def command(
         draw_speeds([row for row in rows if row["operation"] == "training step"], names, output, overwrite=overwrite)
     if as_json:
         about = {"machine": {**machine(), "threads": count}, "versions": versions()}
-        click.echo(json.dumps({"devices": names, **about, "timings": rows}))
+        echo_json({"devices": names, **about, "timings": rows})
 
 
 def _sizes(

@@ -1,7 +1,6 @@
 """`fflm classify`: training, prediction and evaluation of text classifiers."""
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ from fflm.cli.options import (
     threads_option,
 )
 from fflm.cli.progress import View, describe_resumed, resume_run, row_end, row_start
-from fflm.cli.report import describe_classification, message_console, show_word
+from fflm.cli.report import describe_classification, echo_json, message_console, show_word
 from fflm.cli.tables import Column, stdout_width, table
 from fflm.cli.tune import read_space, resume_search, run_search, search_options
 
@@ -410,7 +409,7 @@ def _show_labels(classifier: "TextClassifier", texts: list[str], top: int, as_js
     for row in classifier.predict_proba(texts):
         best = _likeliest(classifier, row, top)
         if as_json:
-            click.echo(json.dumps({"label": next(iter(best)), "probabilities": best}, ensure_ascii=False))
+            echo_json({"label": next(iter(best)), "probabilities": best})
         else:
             click.echo(_pairs(best))
 
@@ -424,7 +423,7 @@ def _show_tags(classifier: "TextClassifier", texts: list[str], top: int, as_json
         best = [_likeliest(classifier, next(rows), top) for _ in words]
         tags = [next(iter(each)) for each in best]
         if as_json:
-            click.echo(json.dumps({"words": words, "tags": tags, "probabilities": best}, ensure_ascii=False))
+            echo_json({"words": words, "tags": tags, "probabilities": best})
             continue
         columns = tags if top == 1 else map(_pairs, best)
         click.echo("".join(f"{word}\t{shown}\n" for word, shown in zip(words, columns, strict=True)))
@@ -463,7 +462,7 @@ def evaluate(
     report, wrong = classifier.evaluate(labeled.texts, labeled.labels)
     if as_json:
         shown = [dataclasses.asdict(mistake) for mistake in wrong[:mistakes]]
-        click.echo(json.dumps({"model": str(path), **report.to_dict(), "mistakes": shown}, ensure_ascii=False))
+        echo_json({"model": str(path), **report.to_dict(), "mistakes": shown})
         return
     click.echo(f"classifier {path}")
     click.echo("\n".join([*_report(report, input.unit), *_mistakes(wrong[:mistakes])]))

@@ -10,7 +10,7 @@ import click
 
 from fflm.arguments import Processes, description, parameters
 from fflm.cli.loading import find_model
-from fflm.cli.options import annotated_option, field_option, given_options, json_option, model_option, quiet_option
+from fflm.cli.options import annotated_option, field_option, given_options, json_option, model_option, quiet_option, refuse_fixed
 from fflm.cli.progress import end_or_stop
 from fflm.cli.report import describe_policy, echo_json, message_console
 from fflm.cli.tables import printable
@@ -99,9 +99,7 @@ def command(
 
     given = given_options(context)
     if resume:
-        fixed = [name for key, name in given.items() if key not in {"resume", "processes", "quiet", "as_json"}]
-        if fixed:
-            raise click.UsageError(f"a resumed filter keeps its inputs and settings: leave out {', '.join(fixed)}")
+        refuse_fixed(given, {"resume", "processes", "quiet", "as_json"}, "a resumed filter keeps its inputs and settings")
         job = resume_job(resume)
     elif inputs and output:
         job = _start(inputs, output, model_path, quiet, options)

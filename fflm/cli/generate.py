@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fflm.cli.loading import load_model, read_prefix
-from fflm.cli.options import device_option, json_option, model_option, prefix_options, quiet_option
+from fflm.cli.options import check_number, device_option, json_option, model_option, prefix_options, quiet_option
 from fflm.cli.report import echo_json
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _BEAMS = ("normalize",)  # options that only beam search uses
     type=click.FloatRange(0),
     default=1.0,
     show_default=True,
+    callback=check_number,
     help="Below 1 favors probable words, above 1 improbable ones; 0 is the same as --greedy.",
 )
 @click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw from the K most probable words only.")
@@ -37,6 +38,7 @@ _BEAMS = ("normalize",)  # options that only beam search uses
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="P",
+    callback=check_number,
     help="Draw from the fewest words whose probabilities sum to at least P (nucleus sampling).",
 )
 @click.option("--seed", type=click.IntRange(0), help="Random seed. [default: a new one each time]")

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -222,6 +222,24 @@ def given_options(context: click.Context) -> dict[str, str]:
         for param in context.command.params
         if param.name and context.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
     }
+
+
+def refuse_fixed(given: Mapping[str, str], free: Collection[str], what: str, note: str = "") -> None:
+    """Raise a UsageError if options were given that a resumed run does not take.
+
+    Parameters
+    ----------
+    given
+        The given options, from `given_options`.
+    free
+        The names of the parameters that may be given.
+    what
+        What the message says first, such as "a resumed run keeps its data and settings".
+    note
+        What it says last.
+    """
+    if fixed := [option for name, option in given.items() if name not in free]:
+        raise click.UsageError(f"{what}: leave out {', '.join(fixed)}{note}")
 
 
 def _use_preset(context: click.Context, parameter: click.Parameter, value: str) -> None:

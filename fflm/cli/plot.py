@@ -1,6 +1,5 @@
 """`fflm plot`: plots of training curves, or of the trials of a search."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import click
 
 from fflm.cli.loading import find_model
 from fflm.cli.options import PATH, json_option, overwrite_option, quiet_option
-from fflm.cli.report import describe_text
+from fflm.cli.report import describe_text, echo_json
 from fflm.errors import FflmError
 
 
@@ -54,7 +53,10 @@ def command(models: tuple[Path, ...], output: Path, overwrite: bool, named: tupl
     models = (*models, *named)
     if any((model / "search.json").is_file() for model in models):
         show_missing(_draw_search(models, output, overwrite), quiet)
-        click.echo(json.dumps({"plot": str(output), "search": str(models[0])}) if as_json else output)
+        if as_json:
+            echo_json({"plot": str(output), "search": str(models[0])})
+        else:
+            click.echo(output)
         return
     runs = {model: _read(model) for model in models} or dict([find_model(None, quiet, _read, "network", "classifier")])
     kinds = {kind for kind, _ in runs.values()}
@@ -67,7 +69,10 @@ def command(models: tuple[Path, ...], output: Path, overwrite: bool, named: tupl
         captions = ["; ".join(describe_text(**log[0]["text"])) for log in logs.values()]
         missing = draw_curves(logs, captions, output, overwrite=overwrite)
     show_missing(missing, quiet)
-    click.echo(json.dumps({"plot": str(output), "models": list(logs)}) if as_json else output)
+    if as_json:
+        echo_json({"plot": str(output), "models": list(logs)})
+    else:
+        click.echo(output)
 
 
 def _read(model: Path) -> tuple[str, list[dict[str, Any]]]:

@@ -1,6 +1,5 @@
 """Output of the commands that train: a progress bar, a table of evaluations, and the final figures."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import click
 
 from fflm.cli.loading import use_device
+from fflm.cli.options import refuse_fixed
+from fflm.cli.report import echo_json
 from fflm.cli.tables import Column, LiveTable
 from fflm.signals import interruption
 
@@ -79,11 +80,8 @@ def resume_run(
     quiet
         Whether to print nothing about the device.
     """
-    fixed = [name for key, name in given.items() if key not in {"resume", "epochs", "device", "quiet", "as_json", "save_every"}]
-    if fixed:
-        raise click.UsageError(
-            f"a resumed run keeps its data and settings: leave out {', '.join(fixed)} (only --epochs and --device may change)"
-        )
+    free = {"resume", "epochs", "device", "quiet", "as_json", "save_every"}
+    refuse_fixed(given, free, "a resumed run keeps its data and settings", " (only --epochs and --device may change)")
     device = use_device(options["device"], quiet) if "device" in given else None
     return resume(path, epochs=options["epochs"] if "epochs" in given else None, device=device)
 
@@ -149,7 +147,7 @@ def train(context: click.Context, run: "Session", console: "Console", view: View
     end_or_stop(context, lambda: watch(run, console, view), stopped)
     figures = run.figures
     if as_json:
-        click.echo(json.dumps({"model": str(run.path), **figures}, ensure_ascii=False))
+        echo_json({"model": str(run.path), **figures})
         return
     click.echo(f"{view.kind} {run.path}, from epoch {figures['epoch']:g}")
     for name in ("valid", "test"):

@@ -20,6 +20,7 @@ from fflm.cli.options import (
     overwrite_option,
     preset_option,
     quiet_option,
+    refuse_fixed,
     refuse_text_options,
     text_options,
     training_options,
@@ -45,7 +46,17 @@ from fflm.cli.report import (
     show_valid,
     tokenizing,
 )
-from fflm.training.settings import Extend, Initial, Members, Parallel, Preset, TeacherPath, TeacherWeight, Vectors
+from fflm.training.settings import (
+    TEACHER_WEIGHT,
+    Extend,
+    Initial,
+    Members,
+    Parallel,
+    Preset,
+    TeacherPath,
+    TeacherWeight,
+    Vectors,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +75,7 @@ if TYPE_CHECKING:
 @click.option("--from", "initial", type=PATH, metavar="FOLDER", help=description(Initial))
 @annotated_option("extend_vocabulary", Extend, False)
 @click.option("--teacher", type=PATH, metavar="FOLDER", help=description(TeacherPath))
-@annotated_option("teacher_weight", TeacherWeight, 0.8)
+@annotated_option("teacher_weight", TeacherWeight, TEACHER_WEIGHT)
 @annotated_option("members", Members, 1)
 @preset_option(Preset)
 @network_options
@@ -133,8 +144,7 @@ def _begin_members(
     from fflm.models.ensemble import Ensemble, start_ensemble
 
     if resume:
-        if fixed := [name for key, name in given.items() if key not in {"resume", "quiet", "as_json", "save_every"}]:
-            raise click.UsageError(f"members of an ensemble keep their data and settings: leave out {', '.join(fixed)}")
+        refuse_fixed(given, {"resume", "quiet", "as_json", "save_every"}, "members of an ensemble keep their data and settings")
         ensemble = Ensemble.resume(resume)
         console.print(f"resuming {resume}, {ensemble.trained} of its {ensemble.members} members are trained")
         return ensemble

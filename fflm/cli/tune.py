@@ -21,6 +21,7 @@ from fflm.cli.options import (
     network_options,
     preset_option,
     quiet_option,
+    refuse_fixed,
     refuse_text_options,
     text_options,
     training_options,
@@ -131,9 +132,7 @@ def resume_search(context: click.Context, path: Path, trials: int | None, consol
     from fflm.search.search import Search
 
     free = {"resume", "trials", "minutes", "save_every", "quiet", "as_json"}
-    fixed = [name for key, name in given_options(context).items() if key not in free]
-    if fixed:
-        raise click.UsageError(f"a resumed search keeps its data and settings: leave out {', '.join(fixed)}")
+    refuse_fixed(given_options(context), free, "a resumed search keeps its data and settings")
     search = Search.resume(path, trials=trials)
     console.print(f"resuming {path} after {sum(trial.state != 'running' for trial in search.trials)} trials")
     return search

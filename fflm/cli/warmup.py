@@ -1,12 +1,12 @@
 """`fflm warmup`: ahead-of-time compilation of all kernels."""
 
-import json
 import time
 
 import click
 
 from fflm.cli.loading import use_device
 from fflm.cli.options import device_option, json_option, quiet_option
+from fflm.cli.report import echo_json
 
 
 @click.command()
@@ -34,6 +34,6 @@ def command(device: str, quiet: bool, as_json: bool) -> None:
     kernels = sum(1 for folder in folders for _ in folder.glob("*.nbc"))
     seconds = time.monotonic() - started
     if as_json:
-        click.echo(json.dumps({"folders": [str(folder) for folder in folders], "kernels": kernels, "seconds": seconds}))
+        echo_json({"folders": [str(folder) for folder in folders], "kernels": kernels, "seconds": seconds})
         return
     click.echo(f"{kernels} compiled kernels in {', '.join(map(str, folders))}, after {seconds:.0f} s")

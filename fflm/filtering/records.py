@@ -107,7 +107,10 @@ def as_fields(scores: Record) -> Record:
 
 
 def rounded(scores: dict[str, Floats], rows: Rows) -> list[Record]:
-    """Return the scores of the chosen documents as JSON values, rounded to four decimals; None for a document without words."""
+    """Return the scores of the chosen documents as JSON values, rounded to four decimals; None for a number that is not finite.
+
+    A document without words has such numbers.
+    """
 
     def value(name: str, number: float) -> float | int | None:
         return int(number) if name == "tokens" else number if np.isfinite(number) else None

@@ -23,6 +23,7 @@ import numpy as np
 from fflm.arguments import Device, Overwrite, PathLike, Processes, Progress, Texts, checked, refuse_unknown
 from fflm.arrays import CONFIG, WEIGHTS, meaning, save_arrays
 from fflm.backend.devices import Compute
+from fflm.clock import local_time
 from fflm.errors import FflmError, SettingsError
 from fflm.files import FolderLock, NewFolder, lock_file, locked_folder, remove_leftovers, watched_folder, write_json
 from fflm.models.base import Predictor
@@ -40,11 +41,12 @@ from fflm.stored import REMEDY
 from fflm.text.corpus import Corpus
 from fflm.training.session import Callback, check_size
 from fflm.training.settings import (
+    TEACHER_WEIGHT,
     Extend,
     Initial,
     Members,
+    NetworkPreset,
     Parallel,
-    Preset,
     TeacherPath,
     TeacherWeight,
     TrainingSettings,
@@ -65,12 +67,12 @@ def start_ensemble(
     processes: Processes = None,
     progress: Progress = None,
     vectors: Vectors = None,
-    preset: Preset = "default",
+    preset: NetworkPreset = "default",
     parallel: Parallel = "auto",
     initial: Initial = None,
     extend_vocabulary: Extend = False,
     teacher: TeacherPath = None,
-    teacher_weight: TeacherWeight = 0.8,
+    teacher_weight: TeacherWeight = TEACHER_WEIGHT,
     **fields: Any,
 ) -> "Ensemble":
     """Tokenize the text once for all members, unless that was done, and set up the folder.
@@ -96,13 +98,14 @@ def start_ensemble(
         "initial": initial is not None,
         "extend_vocabulary": extend_vocabulary,
         "teacher": teacher is not None,
+        "teacher_weight": teacher is None and teacher_weight != TEACHER_WEIGHT,
     }
     if given := [f"`{name}`" for name, value in refused.items() if value]:
         raise SettingsError(
             f"the members of an ensemble learn from the text alone, each in one process and a new folder: "
             f"leave out {', '.join(given)}, or train one network with `members=1`"
         )
-    fields = {name: value for name, value in PRESETS[preset].items() if name != "members"} | fields
+    fields = PRESETS[preset] | fields
     source = text_source(inputs, fields)
     place = model_path(path, source.inputs)
     _check_new(place)
@@ -120,7 +123,7 @@ def start_ensemble(
             "training": settings.to_dict(),
             **dataclasses.asdict(compute),
             "corpus": describe_corpus(corpus, place),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "created": local_time(),
         }
         components = [{"path": f"member-{number}"} for number in range(1, members + 1)]
         kind = {"kind": "mixture", "mixture": {"components": components}}
@@ -179,7 +182,7 @@ class Ensemble:
         about = self._read()
         self.config = NetworkConfig.from_dict(about["network"])
         self.settings = TrainingSettings.from_dict(about["training"])
-        self.compute = Compute(about["threads"], about.get("device", "cpu"), about.get("precision", "fp32"))
+        self.compute = Compute.from_dict(about)
         self.save_seconds: float | None = None
         self._watched: FolderLock  # while members are trained
 

@@ -135,9 +135,10 @@ def read_config(path: Path, kind: Kind | None = None, of: Any = None) -> dict[st
     path
         The model's folder.
     kind
-        Of which it is to be, if that matters.
+        The kind that the model must have; None for any kind.
     of
-        Type of the content, as `fflm.arguments.convert` takes it. By default that of language models; of others, what all have.
+        The type that the content must have, as `fflm.arguments.convert` takes it; by default that of the language model's kind,
+        and for other kinds the fields that all models have.
 
     Raises
     ------

@@ -133,7 +133,7 @@ class Score:
         return self.unknown / self.tokens if self.tokens else math.nan
 
     def __add__(self, other: "Score") -> "Score":
-        """Return the score of two texts together.
+        """Return the score of two texts together. The numbers of bytes and words are 0 if those of one text are not known.
 
         Raises
         ------
@@ -142,8 +142,10 @@ class Score:
         """
         if (self.vocabulary, self.rule, self.policy) != (other.vocabulary, other.rule, other.policy):
             raise ValueError("scores of different vocabularies or policies cannot be added")
-        names = ("tokens", "unknown", "ends", "characters", "bytes", "words", "loss_sum", "unknown_loss_sum")
-        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+        names = ["tokens", "unknown", "ends", "characters", "bytes", "words", "loss_sum", "unknown_loss_sum"]
+        total = replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+        known = all(each.bytes or not each.characters for each in (self, other))
+        return total if known else replace(total, bytes=0, words=0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures as JSON values, with None in place of numbers that are not finite."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fflm.arguments import Positive, check, checked, show
 from fflm.errors import FflmError, FflmWarning
 from fflm.models.generation import top_indices
-from fflm.text.reading import byte_lines
+from fflm.text.reading import byte_lines, to_float
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary
 
@@ -35,7 +35,7 @@ class Vectors:
     vocabulary, tokenizer
         The words and their ids, and the tokenizer, which normalizes the words that are looked up.
     array
-        (V + 1, m): row i is the vector of the word with the id i, row V that of ``<s>``.
+        (V + 1, m): row i is the vector of the word with the id i, row V that of ``<s>``, which cannot be looked up by name.
     """
 
     vocabulary: Vocabulary
@@ -46,7 +46,7 @@ class Vectors:
         return f"Vectors({len(self):,} words, {self.array.shape[1]} dimensions)"
 
     def __len__(self) -> int:
-        return len(self.array)
+        return len(self.vocabulary)
 
     def __contains__(self, word: object) -> bool:
         return isinstance(word, str) and self._token(word) in self.vocabulary
@@ -304,6 +304,6 @@ def _numbers(fields: Sequence[bytes]) -> npt.NDArray[np.float32] | None:
     """Return fields as numbers (N,), or None if one of them is not a number."""
     try:
         with np.errstate(over="ignore"):
-            return np.fromiter(map(float, fields), np.float64, len(fields)).astype(np.float32)
+            return np.fromiter(map(to_float, fields), np.float64, len(fields)).astype(np.float32)
     except ValueError:
         return None

@@ -163,7 +163,7 @@ class NetworkConfig(Settings):
     def sparse(self) -> bool:
         """Whether a training step with the exact loss uses only a few rows of the embeddings.
 
-        This is so if the embeddings are not tied to the output layer, and the vocabulary may be large.
+        This is so with an adaptive softmax, and in a classifier that reads words.
         """
         return bool(self.bands) or (self.outputs is not None and self.input != "numbers")
 

@@ -176,7 +176,7 @@ class Network:
             try:
                 for low in range(0, rows, at_once):
                     own = slice(low, min(low + at_once, rows))
-                    arrays = backend.upload(contexts[own]), targets[own], losses[own]
+                    arrays = self._uploaded(parameters, contexts[own]), targets[own], losses[own]
                     part = _Part(own, *arrays, _Masks(seed, numbers, first + low), beta=float(low > 0))
                     self._part_gradients(parameters, part, gradients, objective, 1 / (batch or rows))
                 return
@@ -210,7 +210,7 @@ class Network:
         ValueError
             As for `gradients`.
         """
-        backend, forward = self.backend.full_precision, self._forward(parameters, self.backend.upload(contexts))
+        backend, forward = self.backend.full_precision, self._forward(parameters, self._uploaded(parameters, contexts))
         if self.config.output != "softmax":
             output.unit_losses(backend, parameters, self.config.output, forward.softmax_inputs, targets, losses)
             return
@@ -221,7 +221,7 @@ class Network:
 
     def log_probabilities(self, parameters: Parameters, contexts: Array) -> Array:
         """Return log p(word | context) of all words, in evaluation mode, as a NumPy array (B, V), nats."""
-        forward = self._forward(parameters, self.backend.upload(contexts))
+        forward = self._forward(parameters, self._uploaded(parameters, contexts))
         return output.log_probabilities(self.backend.full_precision, parameters, forward.softmax_inputs)
 
     def softmax_inputs(self, parameters: Parameters, contexts: Array) -> Array:
@@ -230,7 +230,7 @@ class Network:
 
     def read(self, parameters: Parameters, contexts: Array) -> Array:
         """Return what `softmax_inputs` does as an array on the device, where the contexts may be already."""
-        return self._forward(parameters, self.backend.upload(contexts)).softmax_inputs
+        return self._forward(parameters, self._uploaded(parameters, contexts)).softmax_inputs
 
     def predict(self, parameters: Parameters, contexts: Array) -> Array:
         """Return the outputs for contexts (B, n), in evaluation mode, as a NumPy array (B, outputs).
@@ -239,7 +239,7 @@ class Network:
         """
         if self.config.output == "softmax":
             return np.exp(self.log_probabilities(parameters, contexts))
-        forward = self._forward(parameters, self.backend.upload(contexts))
+        forward = self._forward(parameters, self._uploaded(parameters, contexts))
         activation: Activation = "sigmoid" if self.config.output.startswith("sigmoid") else "identity"
         units = output.units(self.backend.full_precision, parameters, activation, forward.softmax_inputs)
         return np.exp(self.backend.download(units)) if self.config.output == "poisson" else self.backend.download(units)
@@ -266,10 +266,14 @@ class Network:
         self.backend.normalize(values, normalized)
         return normalized
 
+    def _uploaded(self, parameters: Parameters, contexts: Array) -> Array:
+        """Check contexts, unless they are on a GPU already, and return them on the device of the network."""
+        input_layer.check(self.config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
+        return self.backend.upload(contexts)
+
     def _forward(self, parameters: Parameters, contexts: Array, masks: _Masks | None = None) -> _Pass:
         """Compute the forward pass: in training mode with masks, in evaluation mode without masks."""
         backend, config = self.backend if masks else self.backend.full_precision, self.config
-        input_layer.check(config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
         inputs, sources = input_layer.read(backend, config, parameters.embeddings, contexts, parameters.word_weights)
         if masks and (dropout := self._dropout(0, masks)):
             read = inputs  # if the input is numbers, the array is the caller's and must not be changed

@@ -1,4 +1,4 @@
-"""A part of a network's vocabulary as a smaller network: the rows that a training step with a sampled loss uses."""
+"""A part of a network's vocabulary as a smaller network: the rows that a training step uses, for example with a sampled loss."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Encoding of text, in nanoseconds a token: of long texts, chunk by chunk, and of lines, each as a text of its own."""
+"""Fast encoding of text into ids: of long texts, chunk by chunk, and of lines, each as a text of its own."""
 
 import threading
 from collections.abc import Callable, Sequence

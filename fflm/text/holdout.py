@@ -78,5 +78,7 @@ def parse_held_out(name: str, given: HeldOut | None) -> Share | Count | tuple[Pa
             number = float(value.removesuffix("%"))
             value = number / 100 if value.endswith("%") else int(value) if value.isdecimal() else number
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return Share(value) if isinstance(value, float) else Count(value) if value else None
+        if value == 0:
+            return None
+        return Share(value) if isinstance(value, float) else Count(value)
     return to_texts(name, value)

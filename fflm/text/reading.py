@@ -296,6 +296,19 @@ def byte_lines(path: Path) -> Iterator[bytes]:
             yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
+def to_float(field: bytes) -> float:
+    """Return a field of a text file as a number, without the underscores that Python allows between digits.
+
+    Raises
+    ------
+    ValueError
+        If the field is not a number.
+    """
+    if b"_" in field:
+        raise ValueError(f"{field!r} is not a number")
+    return float(field)
+
+
 def uncompressed(path: Path) -> Path:
     """Return the name of a file without the ending of its compression: ``a.csv`` for ``a.csv.gz`` and for ``a.csv``."""
     return path.with_suffix("") if path.suffix in COMPRESSIONS else path

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-USELESS = 700.0
-"""Loss, in nats per decision, above which training counts as diverged. exp(USELESS) is near the largest float64."""
+MAX_LOSS = 700.0
+"""Loss, in nats per decision, above which training counts as diverged. exp(MAX_LOSS) is near the largest float64."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Finished:
 
 
 class DivergedError(Exception):
-    """The loss is not finite or has exploded, so that the parameters are useless. The message names the cause."""
+    """The loss is not finite or has exploded, so that the weights are of no use. The message names the cause."""
 
 
 @dataclass(frozen=True)

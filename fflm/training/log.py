@@ -11,16 +11,16 @@ from fflm.arguments import Count
 from fflm.errors import FflmError
 from fflm.files import open_regular, os_errors_as_fflm_error
 from fflm.stored import check_json, from_json, read_whole
-from fflm.training.events import USELESS
+from fflm.training.events import MAX_LOSS
 
 
-class Event(TypedDict):
+class LoggedEvent(TypedDict):
     """The field that all events have."""
 
     event: str
 
 
-class Finished(TypedDict):
+class LoggedEnd(TypedDict):
     """The event at the end of training."""
 
     reason: str
@@ -95,15 +95,15 @@ def read_log(path: Path, kinds: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not _is_json(lines[-1]):
         lines.pop()
     events: list[dict[str, Any]] = []
-    types = {"finished": Finished, **kinds}
+    types = {"finished": LoggedEnd, **kinds}
     for number, line in enumerate(lines, 1):
         source = f"{path}, line {number},"
-        event = from_json(line, Event, source)
+        event = from_json(line, LoggedEvent, source)
         if (event["event"] == "start") != (number == 1):
             raise FflmError(f"{source} is damaged (a log begins with its start, once): restore it from a copy, or train again")
         if event["event"] in types:
             check_json(event, types[event["event"]], source)
-        if event["event"] == "evaluation" and event.get("exact", True) and not event["train_loss"] < USELESS:
+        if event["event"] == "evaluation" and event.get("exact", True) and not event["train_loss"] < MAX_LOSS:
             raise FflmError(f"{source} is damaged (no run has a loss of {event['train_loss']}): restore it, or train again")
         events.append(event)
     return events

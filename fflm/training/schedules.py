@@ -6,7 +6,7 @@ from fflm.training.settings import TrainingSettings
 
 
 def rate_at(settings: TrainingSettings, step: int, steps: int) -> float:
-    """Return the learning rate of a step.
+    """Return the learning rate of a step. With the schedule ``cosine``, that of the last step is 0.
 
     Parameters
     ----------

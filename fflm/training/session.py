@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fflm.arguments import Device
 from fflm.arrays import CHECKPOINT, CONFIG, LOG, WEIGHTS, give_parts, load_arrays, meaning
 from fflm.backend.devices import Compute
+from fflm.clock import local_time
 from fflm.errors import FflmError
 from fflm.files import FolderLock, NewFolder, locked_folder, os_errors_as_fflm_error, remove_leftovers, sync, write_json
 from fflm.network.config import NetworkConfig
@@ -194,7 +195,7 @@ class Session(ABC):
             "precision": session.compute.precision,
             **session.description(),
             **({"teacher": teacher.about} if teacher else {}),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "created": local_time(),
         }
         session.save_description(about)
         session._set_meanings(read_json(session.folder / CONFIG, dict[str, Any]))
@@ -461,7 +462,7 @@ class Session(ABC):
                     try:
                         for callback in callbacks:
                             callback(self, event)
-                    except Exception:
+                    except BaseException:
                         if self.communicator.size == 1 and self.published:
                             self.save()
                         raise

@@ -44,6 +44,9 @@ TeacherPath: TypeAlias = Annotated[
 TeacherWeight: TypeAlias = Annotated[
     float, Meta(gt=0, le=1, description="Share of the target's probability that the teacher's distribution replaces.")
 ]
+TEACHER_WEIGHT = 0.8
+"""Default of the weight of a teacher."""
+
 Members: TypeAlias = Annotated[
     int,
     Meta(

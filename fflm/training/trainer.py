@@ -22,7 +22,7 @@ from fflm.parallel.communicator import SINGLE_PROCESS, Communicator
 from fflm.shuffling import shuffled
 from fflm.stored import REMEDY
 from fflm.training.affix_vectors import AffixVectors
-from fflm.training.events import USELESS, DivergedError, Evaluation, Finished, Losses, Step
+from fflm.training.events import MAX_LOSS, DivergedError, Evaluation, Finished, Losses, Step
 from fflm.training.examples import Examples
 from fflm.training.lazy_adam import LazyAdam
 from fflm.training.optimizers import Optimizer
@@ -528,7 +528,7 @@ class Trainer:
         """Update the moving average of the loss by the mean loss of a batch; raise a DivergedError if training has diverged."""
         state, step, config = self.state, self.state.step + 1, self.network.config
         decisions, blind = self._expected_loss(exact)
-        if not loss < USELESS * decisions:
+        if not loss < MAX_LOSS * decisions:
             unit = " nats per word" if config.outputs is None and decisions == 1 else ""
             raise DivergedError(f"the loss is {loss:.3g}{unit} at step {step}")
         if exact != state.mean_exact:
@@ -536,7 +536,7 @@ class Trainer:
         state.mean_steps += 1
         state.loss_mean += (loss - state.loss_mean) / min(state.mean_steps, MEAN_STEPS)
         if state.mean_steps > MEAN_STEPS and state.loss_mean > 2 * blind + 1:
-            cost = f"(guessing blindly costs {blind:.1f})"
+            cost = f"(a prediction without context has {blind:.1f})"
             raise DivergedError(f"the loss has exploded to {state.loss_mean:.1f} nats at step {step} {cost}")
 
     def _expected_loss(self, exact: bool) -> tuple[float, float]:
@@ -559,6 +559,11 @@ class Trainer:
         """Evaluate on the validation data, update the state, and return the event.
 
         ``rate`` is the rate of the last step, and ``stop`` says whether training is to end.
+
+        Raises
+        ------
+        DivergedError
+            If the mean loss on the validation data is too large; without such data, if a weight is not finite.
         """
         state, settings = self.state, self.settings
         if self.lazy_adam:
@@ -567,7 +572,11 @@ class Trainer:
         self.communicator.check_same(self.common, DRIFTED)
         valid = None if self.valid is None else sum_losses(self.network, self.network_parameters(), self.valid, self.rows)
         best = valid is None or valid.mean < state.best
-        if valid is not None:
+        if valid is None:
+            norms = self.communicator.gather([self.network.backend.norm(self.parameters)])
+            if not np.isfinite(norms).all():
+                raise DivergedError("a weight is not finite")
+        else:
             state.best = min(state.best, valid.mean)
             state.bad = 0 if best else state.bad + 1
             if not best and settings.schedule == "plateau":
@@ -594,7 +603,7 @@ def sum_losses(
     Raises
     ------
     DivergedError
-        If the sum is not finite, or the mean loss of a softmax is above `USELESS`.
+        If the sum is not finite, or the mean loss of a softmax is above `MAX_LOSS`.
     """
     rows = network.config.rows(EVALUATION_ROWS)
     starts = range(0, len(examples), rows)
@@ -611,6 +620,6 @@ def sum_losses(
     communicator.sum_arrays([sums])
     total, unknown = np.cumsum(sums, axis=0)[-1].tolist()
     result = Losses(len(examples), total, unknown)
-    if not result.mean < (USELESS if network.config.output == "softmax" else math.inf):
-        raise DivergedError(f"the weights are useless, they give a text {result.mean:.3g} nats per word")
+    if not result.mean < (MAX_LOSS if network.config.output == "softmax" else math.inf):
+        raise DivergedError(f"the mean loss in the evaluation is {result.mean:.3g} nats per word")
     return result

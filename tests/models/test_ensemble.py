@@ -15,7 +15,7 @@ from processes import mpiexec, needs_mpi
 
 import fflm as library
 from fflm.arrays import CONFIG, WEIGHTS
-from fflm.errors import FflmError
+from fflm.errors import FflmError, SettingsError
 from fflm.models.corpora import trained_part
 from fflm.models.ensemble import Ensemble, start_ensemble
 from fflm.models.folder import VOCABULARY, WORDS
@@ -72,6 +72,19 @@ def test_members_equal_networks_trained_with_their_seeds(trained, tmp_path):
     assert [each.tobytes() for each in second.parameters] == [each.tobytes() for each in alone.parameters]
     first = library.load(trained / "two.model" / "member-1")
     assert (first.parameters.embeddings != second.parameters.embeddings).any()
+
+
+def test_preset_best_with_one_member_trains_a_default_network(trained, tmp_path):
+    given = {"members": 1, "embedding": 6, "hidden": (8,), "epochs": 1}
+    model = library.train(trained / "two.model", tmp_path / "one.model", preset="best", **given)
+    default = library.train(trained / "two.model", tmp_path / "default.model", **given)
+    assert model.about["training"] == default.about["training"]
+    assert model.config == default.config
+
+
+def test_teacher_weight_without_teacher_is_refused(text):
+    with pytest.raises(SettingsError, match="leave out `teacher_weight`, or train one network"):
+        library.train(text, "new.model", members=2, teacher_weight=0.5)
 
 
 def test_ensemble_predicts_the_mean_of_its_members(trained):

@@ -176,6 +176,16 @@ def test_adding_scores_of_different_models_is_refused():
         score(MODELS["sentence"], "the cat") + score(MODELS["no ends"], "the cat")
 
 
+def test_unknown_number_of_bytes_makes_that_of_the_sum_unknown():
+    known = score(MODELS["sentence"], "the cat")
+    old = replace(known, bytes=0, words=0)  # as of a corpus that an early version tokenized
+    for total in (known + old, old + known):
+        assert (total.tokens, total.bytes, total.words) == (2 * known.tokens, 0, 0)
+        assert math.isnan(total.bits_per_byte)
+        assert math.isnan(total.word_perplexity)
+    assert (known + known).bits_per_byte == known.bits_per_byte
+
+
 HYPOTHESES = ["the cat sat .", "", "dog zebra the the the the", "the", "  "]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fflm.backend.common import Scratch, activation_code, dropout_threshold, flat, halves
+from fflm.backend.common import Scratch, activation_code, dropout_threshold, flat, low_and_high
 from fflm.backend.cpu import kernels
 from fflm.backend.cpu.launching import shares_of
 from fflm.backend.protocol import UNIT_LOSSES, ActivationFunction, Array, Dropout, Recording, SoftmaxPart, StepNumbers, UnitLoss
@@ -132,7 +132,12 @@ class CpuBackend:
     def dropout(self, values: Array, dropout: Dropout, row: int, dropped: Array) -> None:
         factor, first = values.dtype.type(1 / (1 - dropout.rate)), row * values.shape[1]
         threads = self._shares(RANDOM * values.size)
-        words = dropout_threshold(dropout), np.uint32(dropout.layer), *halves(dropout.numbers.step), *halves(dropout.seed)
+        words = (
+            dropout_threshold(dropout),
+            np.uint32(dropout.layer),
+            *low_and_high(dropout.numbers.step),
+            *low_and_high(dropout.seed),
+        )
         kernels.dropout(*flat(values), factor, *words, first, *flat(dropped), values is dropped, threads)
 
     def affine(self, inputs: Array, weight: Array, bias: Array, activation: ActivationFunction, outputs: Array) -> None:

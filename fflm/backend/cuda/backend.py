@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from fflm.backend.common import Scratch, activation_code, dropout_threshold, flat, halves
+from fflm.backend.common import Scratch, activation_code, dropout_threshold, flat, low_and_high
 from fflm.backend.cuda import kernels
 from fflm.backend.cuda.communication import connect_gpus
 from fflm.backend.cuda.graphs import GraphRecording, PlacedNumbers, packed
@@ -149,9 +149,9 @@ class CudaBackend:
         self.softmax_bytes = softmax_bytes(self._memory, self.mixed)
         self._scratch, self._copies = Scratch(self.empty), PinnedCopies()
         self._borrow = self._scratch.borrow
-        self._one = self.upload(np.zeros(1, np.float32))
-        self._one_matrix, self._one_id = self._one.reshape(1, 1), self.upload(np.zeros(1, np.int32))
-        self._no_unit = self.upload(np.ones(2, np.float32))
+        self._unused = self.upload(np.zeros(1, np.float32))
+        self._unused_matrix, self._unused_id = self._unused.reshape(1, 1), self.upload(np.zeros(1, np.int32))
+        self._unit_scales = self.upload(np.ones(2, np.float32))
 
     @property
     def mixed(self) -> bool:
@@ -210,10 +210,10 @@ class CudaBackend:
         if FORMS[form][2] == STORE and bias is None:  # with a bias, the kernel also adds up the rows of op(a), all by one block
             parts, span = divide(grid[0] * grid[1], inner)
         sums = c if parts == 1 else self._borrow("parts of a product", (parts * rows, columns))
-        highest, totals = statistics or (self._one_matrix, self._one_matrix)
+        highest, totals = statistics or (self._unused_matrix, self._unused_matrix)
         code, gamma = activation_code(activation)
-        slopes = slopes or Slopes(self._one_matrix, self._one_id, 0.0, 0.0)
-        units = (c_float(scale), self._no_unit if unit is None else unit) if self.mixed else ()
+        slopes = slopes or Slopes(self._unused_matrix, self._unused_id, 0.0, 0.0)
+        units = (c_float(scale), self._unit_scales if unit is None else unit) if self.mixed else ()
         self._launch(
             self._products[form],
             (*grid, parts),
@@ -224,7 +224,7 @@ class CudaBackend:
             c_uint32(span),
             *units,
             c_float(beta if parts == 1 else 0),
-            self._one if bias is None else bias,
+            self._unused if bias is None else bias,
             c_int32(code),
             c_float(gamma),
             highest,
@@ -252,10 +252,10 @@ class CudaBackend:
             return values
         shape = len(values), pairs_for(values.shape[1])
         halves = self._borrow(f"halves of {name}", shape, np.uint32)
-        self._each(to_halves, halves.size // FOUR, values, self._no_unit if unit is None else unit, halves)
+        self._each(to_halves, halves.size // FOUR, values, self._unit_scales if unit is None else unit, halves)
         return halves
 
-    def _unit(self, values: Array) -> Array:
+    def _gradient_scales(self, values: Array) -> Array:
         """Return the power of two that makes the largest of gradients about 2^14, and its inverse: (2,); None if not mixed."""
         if not self.mixed:
             return None
@@ -319,7 +319,7 @@ class CudaBackend:
     def gather(
         self, embeddings: Array, contexts: Array, blocks: tuple[int, ...], inputs: Array, weights: Array | None = None
     ) -> None:
-        weights = self._no_unit[:0] if weights is None else weights
+        weights = self._unit_scales[:0] if weights is None else weights
         self._each(kernels.gather, inputs.size, embeddings, contexts, self._borders(blocks), weights, inputs)
 
     def scatter_add(
@@ -394,7 +394,7 @@ class CudaBackend:
             values,
             c_float(1 / (1 - dropout.rate)),
             dropout.numbers.step,
-            *(c_uint32(int(word)) for word in (dropout_threshold(dropout), dropout.layer, *halves(dropout.seed))),
+            *(c_uint32(int(word)) for word in (dropout_threshold(dropout), dropout.layer, *low_and_high(dropout.seed))),
             c_uint32(first),
             dropped,
         )
@@ -439,7 +439,7 @@ class CudaBackend:
         d_sums (B, O), and the operands inputs (B, I) and weight (O, I) -> d_weight (O, I), added to ``beta`` times its content,
         and d_inputs (B, I), overwritten.
         """
-        unit = self._unit(d_sums)
+        unit = self._gradient_scales(d_sums)
         slopes = self._operand("gradients", d_sums, unit)
         self._product("to weights", slopes, inputs, d_weight, len(inputs), beta=beta, unit=unit)
         self._product("to inputs", slopes, weight, d_inputs, len(weight), unit=unit)
@@ -478,7 +478,7 @@ class CudaBackend:
     ) -> None:
         _refuse_part(part)
         operands = self._operand("hidden", hidden), self._operand("weight", weight)
-        statistics = self._statistics("normalizers", *operands, bias, hidden.shape[1], self._one_matrix)
+        statistics = self._statistics("normalizers", *operands, bias, hidden.shape[1], self._unused_matrix)
         normalizers = self._borrow("normalizers", (len(hidden),))
         self._launch(kernels.normalize_rows, len(hidden), *statistics, normalizers)
         self._launch(kernels.output_losses, len(targets), hidden, weight, bias, rows, targets, normalizers, losses)

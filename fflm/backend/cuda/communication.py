@@ -59,6 +59,16 @@ class HostCopies(Communicator):
         self.rank, self.size, self.local_rank = processes.rank, processes.size, processes.local_rank
         self.processes, self.backend = processes, backend
 
+    @property
+    def messages(self) -> int:  # type: ignore[override]
+        """How many collective operations there were, as `Communicator` counts them."""
+        return self.processes.messages
+
+    @property
+    def bytes_sent(self) -> int:  # type: ignore[override]
+        """How many bytes this process has sent, as `Communicator` counts them."""
+        return self.processes.bytes_sent
+
     def gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
         """Return the numbers (k,) of all processes, (n, k)."""
         return self.processes.gather(values)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numba import cuda
 from numba.cuda.cudadrv.driver import CudaAPIError, binding, driver
 
-from fflm.backend.common import halves
+from fflm.backend.common import low_and_high
 from fflm.backend.cuda import memory
 from fflm.backend.cuda.memory import DeviceArray, Reserve, use_gpu, work_in
 from fflm.backend.protocol import StepNumbers
@@ -49,7 +49,7 @@ class PlacedNumbers(NamedTuple):
 def packed(numbers: StepNumbers) -> npt.NDArray[np.uint32]:
     """Return the numbers of a step as an array (6,) uint32: those of `PlacedNumbers` one after another."""
     reals = np.array([numbers.rate, 1 - numbers.shrink, *numbers.corrections], np.float32)
-    return np.concatenate([halves(numbers.step), reals.view(np.uint32)])
+    return np.concatenate([low_and_high(numbers.step), reals.view(np.uint32)])
 
 
 PLACE = 16

@@ -50,7 +50,7 @@ philox_words = cuda.jit(device=True)(philox)
 
 
 RATE, KEEP, CORRECTION1, CORRECTION2 = range(4)
-"""The indices of the numbers of a training step in ``reals`` (4,), the numbers of `backend.PlacedNumbers`."""
+"""The indices of the numbers of a training step in ``reals`` (4,), the numbers of `graphs.PlacedNumbers`."""
 
 SUMMED = 32
 """Number of columns that a block of `column_sums` adds up. They are adjacent, so that a warp reads those of a row together."""
@@ -211,7 +211,8 @@ def fixed_point(largest, bits, scales):
     """Choose the scale in which numbers are represented, given their largest magnitudes (P,) from `largest_magnitudes`.
 
     scales[0] becomes the power of two by which the largest magnitude is multiplied to be at least 2^bits and below twice that;
-    scales[1] becomes its inverse, or NaN if one of the numbers is not finite. Grid: one block.
+    scales[1] becomes its inverse, or NaN if one of the numbers is not finite. If all magnitudes are below 2^(bits - 126),
+    scales[0] is 2^126, the largest power of two whose inverse is a normal number. Grid: one block.
     """
     shared = cuda.shared.array(BLOCK, float32)
     thread = uint32(cuda.threadIdx.x)
@@ -222,6 +223,7 @@ def fixed_point(largest, bits, scales):
     if thread == uint32(0):
         finite = highest <= float32(3.4e38)
         exponent = float32(math.floor(math.log2(max(highest, float32(1e-30))))) if finite else float32(0)
+        exponent = max(exponent, bits - float32(126))
         scales[0] = math.pow(float32(2), bits - exponent)
         scales[1] = math.pow(float32(2), exponent - bits) if finite else float32(math.nan)
 

@@ -195,6 +195,8 @@ class TextClassifier(TrainedNetwork):
         places = {label: place for place, label in enumerate(self.labels)}
         examples = self._examples(texts)
         labels = each_label(list(map(single_spaced, labels)), examples)
+        if not labels:
+            raise FflmError("the texts have no words: give sentences with a tag for each word")
         if unknown := sorted(set(labels).difference(places)):
             raise FflmError(
                 f"the classifier does not know the label {unknown[0]!r}, only {', '.join(self.labels[:20])}: fix the labels"

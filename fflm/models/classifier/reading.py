@@ -195,7 +195,7 @@ def _read_lines(lines: Iterable[str], source: str, format: Format) -> Iterator[t
 
 def _read_csv(lines: Iterable[str], source: str, text_column: str, label_column: str) -> Iterator[tuple[str, str]]:
     """Yield labels and texts of the columns of these names."""
-    csv.field_size_limit(LONGEST)
+    csv.field_size_limit(max(LONGEST, csv.field_size_limit()))  # of the process: it is never lowered, because threads share it
     reader = csv.DictReader(lines, strict=True)
     try:
         names = list(reader.fieldnames or ())

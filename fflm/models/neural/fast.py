@@ -105,9 +105,9 @@ class FastScorer(TableScorer):
     """Scores the words of a text by a network with one hidden layer, assuming that the softmax's normalizer is 1.
 
     The hidden layer's weighted sums are read from a table, which has for each word and each place of a context what the word
-    contributes from there (Devlin et al. 2014, section 4.2), as 16-bit integers with a unit a hidden unit. A word's row, which
-    also has its output weights, is read once, when the word comes, and added to the sums of all places that will see it. Sums
-    of integers are exact, so those over the words of an average are kept from one word of the text to the next.
+    contributes from there (Devlin et al. 2014, section 4.2), as 16-bit integers with one quantization scale per hidden unit. A
+    word's row, which also has its output weights, is read once, when the word comes, and added to the sums of all places that
+    will see it. Sums of integers are exact, so those over the words of an average are kept from one word to the next.
 
     How close the scores are to log-probabilities depends on the model, which must have been trained with ``self_normalise`` or
     with the loss ``nce``.
@@ -337,13 +337,13 @@ def stored_tables(model: NeuralModel) -> FastTables:
 
 
 def _reached(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Return the numbers (H,) of which `_units` makes units in which the largest contributions (K, H) are `SMALL_LIMIT`."""
+    """Return the numbers (H,) of which `_units` makes scales in which the largest contributions (K, H) are `SMALL_LIMIT`."""
     reached: npt.NDArray[np.floating] = largest.max(axis=0, initial=0) * largest.dtype.type(INTEGER_LIMIT / SMALL_LIMIT)
     return reached
 
 
 def _units(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Return the units (H,), which turn numbers up to the largest (H,) into integers up to `INTEGER_LIMIT`."""
+    """Return the quantization scales (H,): numbers up to ``largest`` (H,) divided by them are at most `INTEGER_LIMIT`."""
     units: npt.NDArray[np.floating] = np.maximum(largest, np.finfo(np.float32).tiny) / INTEGER_LIMIT
     return units
 

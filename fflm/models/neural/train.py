@@ -44,6 +44,7 @@ from fflm.training.schemes import choose_scheme
 from fflm.training.session import Session
 from fflm.training.settings import (
     AUTOMATIC,
+    TEACHER_WEIGHT,
     Extend,
     Initial,
     LossName,
@@ -183,7 +184,7 @@ def start_session(
     initial: Initial = None,
     extend_vocabulary: Extend = False,
     teacher: TeacherPath = None,
-    teacher_weight: TeacherWeight = 0.8,
+    teacher_weight: TeacherWeight = TEACHER_WEIGHT,
     **fields: Any,
 ) -> "TrainingSession":
     """Start a training run: tokenize the text unless that was done, and set up network and folder.
@@ -265,6 +266,10 @@ def network_settings(fields: dict[str, Any], embeddings: bool = False) -> tuple[
         raise SettingsError("only embeddings that are given can be frozen: leave out `frozen`, or give `vectors` or `initial`")
     if settings.frozen and settings.affixes:
         raise SettingsError("the embeddings of words with affixes change in training: leave out `affixes`, or `frozen`")
+    if settings.loss == "nce" and not settings.exact_end:
+        ignored = [f"`{name}`" for name in ("smoothing", "self_normalise", "adversarial") if getattr(settings, name)]
+        if ignored:
+            raise SettingsError(f"the loss nce has no use for {', '.join(ignored)}: leave it out, or end with `exact_end`")
     if config.bands and settings.loss != "exact":
         raise SettingsError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out `bands`, or `loss`")
     return config, settings, automatic

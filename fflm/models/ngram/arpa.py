@@ -19,7 +19,7 @@ from fflm.models.description import LARGEST_ORDER
 from fflm.models.ngram import kernels
 from fflm.models.ngram.model import NgramModel
 from fflm.models.ngram.tables import Integers, Tables, borders
-from fflm.text.reading import byte_lines
+from fflm.text.reading import byte_lines, to_float
 from fflm.text.settings import TextMode, TextSettings
 from fflm.text.tokenizer import Tokenizer
 from fflm.text.vocabulary import END, START, UNKNOWN, Vocabulary, escape, unescape
@@ -53,8 +53,7 @@ def write_arpa(model: NgramModel, path: Path, *, overwrite: bool = True) -> None
     escaped = not set(_BLANKS).isdisjoint("".join(vocabulary.words))
     names = np.array([*(map(escape, vocabulary.words) if escaped else vocabulary.words), START], object)
     levels = [(int(tables.starts[low]), int(tables.starts[high])) for low, high in tables.levels()[: model.order]]
-    parents = np.repeat(np.arange(len(tables.words)), tables.children[1:] - tables.children[:-1])
-    parents = np.concatenate([[0], parents])
+    parents = tables.parents()
     with writing_text(path, overwrite=overwrite) as file:
         file.write(f"{_ESCAPED}\n\n" if escaped else "")
         file.write("\\data\\\n")
@@ -288,8 +287,8 @@ class _Reader:
             words = "1 word" if order == 1 else f"{order} words"
             self._fail(f"is not a log-probability and {words}{'' if last else ', optionally with a back-off weight'}")
         try:
-            value = float(fields[0])
-            back_off = float(fields[order + 1]) if len(fields) == order + 2 else 0.0
+            value = to_float(fields[0])
+            back_off = to_float(fields[order + 1]) if len(fields) == order + 2 else 0.0
         except ValueError:
             self._fail("has a log-probability or back-off weight that is not a number")
         if math.isnan(value) or value > _MAX_LOG or math.isnan(back_off) or back_off == math.inf:

@@ -42,8 +42,7 @@ def make_index(tables: Tables, words: int, room: float = ROOM) -> kernels.Index:
     FflmError
         If there are too many n-grams to be numbered by 32 bits.
     """
-    parents = np.repeat(np.arange(len(tables.words), dtype=np.uint32), np.diff(tables.children))
-    parents = np.concatenate([np.zeros(1, np.uint32), parents])
+    parents = tables.parents(np.uint32)
     _, *arrays = tables
     for slots, size in table_sizes(len(tables.targets), words, room):
         index = kernels.Index(np.zeros(size, kernels.ENTRY), words, slots)

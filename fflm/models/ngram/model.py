@@ -1,7 +1,6 @@
 """The n-gram model: back-off tables, and the folder in which they are stored."""
 
 import math
-import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from fflm.arguments import Device, PathLike, checked, to_path
 from fflm.arrays import CONFIG, WEIGHTS, Arrays, Divided, MappedArrays, map_arrays, meaning, save_arrays
 from fflm.backend.cpu.launching import shares_of
+from fflm.clock import local_time
 from fflm.errors import FflmError
 from fflm.models.base import TableScorer, check_text
 from fflm.models.description import NgramFigures
@@ -205,7 +205,7 @@ class NgramModel(TableScorer, LanguageModel):
             If a file cannot be written.
         """
         about = {name: value for name, value in self.about.items() if name != "figures"}
-        about.setdefault("created", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+        about.setdefault("created", local_time())
         config = save_description(path, {"kind": "ngram"}, self.text, self.vocabulary, about)
         save_arrays(path / WEIGHTS, self.arrays if arrays is None else arrays, self.about.get("figures", {}), config)
 

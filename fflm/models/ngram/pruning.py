@@ -25,7 +25,7 @@ def subset(tables: Tables, kept: npt.NDArray[np.bool_]) -> tuple[Tables, npt.NDA
     contexts : numpy.ndarray
         (N,): the numbers that these contexts had before.
     """
-    parents = _parents(tables)
+    parents = tables.parents()
     before = _before(tables.starts, kept)
     needed = np.diff(before) > 0
     for low, high in reversed(tables.levels()[1:]):
@@ -66,7 +66,7 @@ def prune_by_entropy(tables: Tables, frequencies: Floats, threshold: float) -> T
     threshold
         The ratio, at least 0.
     """
-    parents, starts = _parents(tables), tables.starts
+    parents, starts = tables.parents(), tables.starts
     changes = np.zeros(len(tables.targets))
     shares = shares_of(len(changes) * kernels.LOOKUP_COST)
     kernels.entropy_changes(
@@ -85,16 +85,11 @@ def prune_by_entropy(tables: Tables, frequencies: Floats, threshold: float) -> T
 
 def normalized(tables: Tables) -> Tables:
     """Return tables with the back-off weights for which each context's distribution sums to 1, shorter contexts first."""
-    back_offs, parents, starts = tables.back_offs.copy(), _parents(tables), tables.starts
+    back_offs, parents, starts = tables.back_offs.copy(), tables.parents(), tables.starts
     for low, high in tables.levels()[1:]:
         shares = shares_of(int(starts[high] - starts[low]) * kernels.LOOKUP_COST)
         kernels.normalize_back_offs(parents, back_offs, starts, tables.targets, tables.log_probabilities, low, high, shares)
     return tables._replace(back_offs=back_offs)
-
-
-def _parents(tables: Tables) -> npt.NDArray[np.int64]:
-    """Return the number of each context's parent (M,); that of the root is not used."""
-    return np.concatenate([np.zeros(1, np.int64), np.repeat(np.arange(len(tables.words)), np.diff(tables.children))])
 
 
 def _before(starts: Integers, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -95,6 +95,10 @@ class Tables(NamedTuple):
             levels.append((border, int(self.children[border])))
         return levels
 
+    def parents(self, dtype: npt.DTypeLike = np.int64) -> npt.NDArray[Any]:
+        """Return the number of each context's parent (M,), integers of a dtype; that of the root, which has none, is 0."""
+        return np.concatenate([np.zeros(1, dtype), np.repeat(np.arange(len(self.words), dtype=dtype), np.diff(self.children))])
+
 
 def borders(ascending: Integers, count: int) -> npt.NDArray[np.int64]:
     """Return the index at which each of 0 to ``count`` starts, or would start, in sorted numbers: (N,) -> (count + 1,)."""

@@ -492,6 +492,16 @@ def test_interrupted_scatter_add_leaves_no_partial_sums(monkeypatch):
     assert np.array_equal(summed(), expected)
 
 
+@pytest.mark.parametrize("magnitude", [1e-38, 1e-30, 1.0])
+def test_gradients_of_any_magnitude_are_added(magnitude):
+    backend, contexts = gpu_backend(), np.array([[1], [2], [1]], np.int32)
+    values = (magnitude * np.array([[1, 2], [3, 4], [5, 6]])).astype(np.float32)
+    arrays = list(map(backend.upload, (contexts, values, np.zeros((4, 2), np.float32))))
+    backend.scatter_add(arrays[0], (1,), *arrays[1:])
+    expected = magnitude * np.array([[0, 0], [6, 8], [3, 4], [0, 0]])
+    np.testing.assert_allclose(backend.download(arrays[2]), expected, rtol=1e-4)
+
+
 def test_gpu_benchmark_compares_operations_with_float64():
     """Correct operations pass the comparison, and a wrong one is named."""
     import gpu

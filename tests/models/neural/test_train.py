@@ -186,6 +186,13 @@ def test_every_setting_trains(text, fields):
     assert model.about["figures"]["valid"]["loss"] < 1.3 * np.log(len(model.vocabulary))
 
 
+def test_loss_nce_with_settings_of_other_losses_is_refused(text):
+    settings = {**TINY, "loss": "nce", "samples": 4, "smoothing": 0.1, "self_normalise": 0.1}
+    with pytest.raises(FflmError, match="the loss nce has no use for `smoothing`, `self_normalise`: leave"):
+        start_session([text], Path("text.model"), **settings)
+    start_session([text], Path("text.model"), exact_end=0.5, **settings)
+
+
 def test_adaptive_softmax_with_sampled_loss_is_refused(text):
     with pytest.raises(FflmError, match="leave out `bands`"):
         start_session([text], Path("text.model"), **TINY, bands=(5,), tied=False, loss="sampled")
@@ -962,6 +969,16 @@ def test_exception_of_callback_saves_and_training_resumes_with_same_result(text)
     with pytest.raises(ValueError, match="a fault of the program"):
         library.train(text, "text.model", overwrite=True, callback=fail, **{**TINY, "batch_size": 10})
     assert snapshot(Path("text.model")) == before
+
+
+def test_keyboard_interrupt_of_callback_saves(text):
+    def fail(session, event):
+        if event.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        library.train(text, "text.model", callback=fail, **SETTINGS)
+    assert load_arrays(Path("text.model", CHECKPOINT))[1]["state"]["step"] == 5
 
 
 class Stop:

@@ -179,6 +179,7 @@ def test_compressed_arpa_without_suffixes_and_unknown(tmp_path):
         ("\\2-grams:", "\\4-grams:", 13, "is not \\\\2-grams:"),
         ("cat sat\t0.05", "cat dog\t0.05", 15, "has the word 'dog', which is not among the 1-grams"),
         ("-0.7\tcat </s>", "-0.7\tcat", 16, "is not a log-probability and 2 words"),
+        ("-0.7\tcat </s>", "-0_7\tcat </s>", 16, "has a log-probability or back-off weight that is not a number"),
         ("-0.7\tcat </s>", "x\tcat </s>", 16, "has a log-probability or back-off weight that is not a number"),
         ("-0.7\tcat </s>", "0.7\tcat </s>", 16, "has a log-probability above 0"),
         ("-0.7\tcat </s>", "nan\tcat </s>", 16, "has a log-probability above 0, or a number that is not finite"),
