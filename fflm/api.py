@@ -103,10 +103,11 @@ def train(
 
     Notes
     -----
-    ``window``, ``averages``, ``direct``, ``batch_size``, ``epochs`` and ``loss`` are chosen by the size of the text if they are
-    None, but there are no direct connections to output weights that are not tied. ``word_weights`` is then whether there are
-    averages, ``adversarial`` is 0.01, but 0 for the loss ``nce``, and vocabularies of more than 2,000 words are trained with
-    ``affixes`` if the output weights are tied. One value stands for a list of one, as in ``hidden=100``.
+    ``window``, ``averages``, ``direct``, ``batch_size``, ``epochs``, ``loss``, ``dropout``, ``embedding_dropout`` and
+    ``weight_decay`` are chosen by the size of the text if they are None, but there are no direct connections to output weights
+    that are not tied. ``word_weights`` is then whether there are averages, ``adversarial`` is 0.01, but 0 for the loss ``nce``,
+    and vocabularies of more than 2,000 words are trained with ``affixes`` if the output weights are tied. One value stands for a
+    list of one, as in ``hidden=100``.
     """
     members = members or neural_train.PRESETS[preset].get("members", 1)
     options["preset"] = "default" if preset == "best" else preset  # a member of "best" has the default settings

@@ -199,7 +199,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
                 return self._rebuild(target_context, pickle.loads(content[_DIGEST_SIZE:]))
             except Exception:
                 continue
-        _log_once(logging.INFO, "compiling the kernels (once per machine) ...")
+        _log_once(logging.INFO, "compiling kernels (on first use) ...")
         self._started = time.perf_counter()
         return None
 

@@ -233,7 +233,7 @@ def test_compiling_is_logged_only_when_cache_is_empty(cache_folder, caplog):
     with caplog.at_level(logging.INFO, "fflm"):
         count_hits()
         count_hits(argument=1.5)
-    assert [record.getMessage() for record in caplog.records] == ["compiling the kernels (once per machine) ..."]
+    assert [record.getMessage() for record in caplog.records] == ["compiling kernels (on first use) ..."]
     compiling._logged.clear()
     caplog.clear()
     with caplog.at_level(logging.INFO, "fflm"):
@@ -262,7 +262,7 @@ def test_commands_report_compiling_unless_quiet(tmp_path):
 
     run = functools.partial(run, environment={"NUMBA_CACHE_DIR": str(tmp_path / "cache")})
     forget("models.neural.exact_kernels.few_log_probabilities")
-    assert run().stderr == "compiling the kernels (once per machine) ...\n"
+    assert run().stderr == "compiling kernels (on first use) ...\n"
     assert run().stderr == ""
     forget("models.neural.exact_kernels.few_log_probabilities")
     assert run("-q").stderr == ""

@@ -14,6 +14,7 @@ from fflm.cli.options import annotated_option, field_option, given_options, json
 from fflm.cli.progress import end_or_stop
 from fflm.cli.report import describe_policy, echo_json, message_console
 from fflm.cli.tables import printable
+from fflm.errors import FflmError
 from fflm.filtering.settings import FilterSettings, Selection
 from fflm.signals import interruption
 
@@ -81,7 +82,7 @@ def command(
 
     INPUTS are files, folders, and URLs that fsspec opens (s3://..., https://...). They are JSON lines (.jsonl, .ndjson, .json),
     Parquet (.parquet), or plain text with a document per line (.txt); the first and the last may be compressed (.gz, .bz2, .xz,
-    .zst). Each file has its filtered file of the same name, format and order in the output folder.
+    .zst). For each input file, a filtered file with the same name, format and order of documents is written to the output folder.
 
     Records get the fields fflm_perplexity, fflm_bits_per_character, fflm_bits_per_byte, fflm_oov_rate and fflm_tokens. Without a
     condition, all documents are kept, so that they are only scored.
@@ -113,7 +114,10 @@ def command(
         return True
 
     end_or_stop(context, work, lambda: f"stopped; resume with: fflm filter --resume {resume or output}")
-    _report(reports[0], job, quiet, as_json)
+    report = reports[0]
+    _report(report, job, quiet, as_json)
+    if report.broken and not report.documents:
+        raise FflmError(f"none of the {len(report.broken):,} records has a text: name its field with `field`")
 
 
 def _start(inputs: tuple[str, ...], output: str, model_path: Path | None, quiet: bool, options: dict[str, Any]) -> "FilterJob":

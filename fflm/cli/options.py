@@ -344,7 +344,7 @@ def refuse_text_options(inputs: Iterable[Path], given: dict[str, str]) -> None:
     reading = {param.name for param in click.command()(text_options(lambda: None)).params}
     fixed = [name for key, name in given.items() if key in reading]
     if fixed and corpus_folder(list(inputs)):
-        raise click.UsageError(f"the text is tokenized already: leave out {', '.join(fixed)}, or give them to `fflm tokenize`")
+        raise click.UsageError(f"the text is tokenized already: leave out {', '.join(fixed)}, or give the text itself")
 
 
 def prefix_options(command: Command) -> Command:

@@ -144,7 +144,10 @@ class Lines:
         if scores is None:
             lines = [parsed.payload[row] for row in rows]
         else:
-            lines = [_with_scores(parsed.records[row], own) for row, own in zip(rows, rounded(scores, rows), strict=True)]
+            lines = [
+                _with_scores(parsed.payload[row], parsed.records[row] or {}, as_fields(own))
+                for row, own in zip(rows, rounded(scores, rows), strict=True)
+            ]
         return join_lines(lines, self.suffix)
 
     def part(self, path: Path, size: int, source: IO[bytes], scored: bool) -> BytesPart:
@@ -166,8 +169,9 @@ class JsonLines(Lines):
     """JSON lines: an object per line, of which one field is the text."""
 
     def _read(self, line: bytes) -> tuple[str, Record]:
-        try:  # the values remain as they are written, except for the text
-            record: Record = _OBJECTS.decode(line)
+        try:
+            line.decode()  # because msgspec only checks what it decodes
+            record: Record = _OBJECTS.decode(line.removeprefix(codecs.BOM_UTF8))
             return _STRINGS.decode(record[self.field]), record
         except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError):
             return self._read_leniently(line)
@@ -192,10 +196,15 @@ class JsonLines(Lines):
         return record[self.field], record
 
 
-def _with_scores(record: Record | None, scores: Record) -> bytes:
-    """Return a record as JSON, with its scores."""
-    together = {**(record or {}), **as_fields(scores)}
-    if all(isinstance(value, msgspec.Raw) for value in (record or {}).values()):
+def _with_scores(line: bytes, record: Record, scores: Record) -> bytes:
+    """Return a line of JSON with scores as further fields of its record; the others remain as they are written.
+
+    Only if the record has such fields already, it is written anew.
+    """
+    if scores.keys().isdisjoint(record):
+        return line.removeprefix(codecs.BOM_UTF8).strip().removesuffix(b"}") + b"," + msgspec.json.encode(scores)[1:]
+    together = {**record, **scores}
+    if all(isinstance(value, msgspec.Raw) for value in record.values()):
         return msgspec.json.encode(together)
     try:
         return json.dumps(together, ensure_ascii=False, separators=(",", ":")).encode()

@@ -51,6 +51,7 @@ from fflm.training.settings import (
     TeacherWeight,
     TrainingSettings,
     Vectors,
+    refuse_idle,
 )
 
 WAITING_SECONDS = 0.5
@@ -112,6 +113,7 @@ def start_ensemble(
     compute = Compute.choose(**pop_fields(fields, Compute))
     shape, settings, automatic = network_settings(fields)
     refuse_unknown(fields, OPTIONS)
+    refuse_idle(shape, settings, automatic)
     dataclasses.replace(settings, seed=settings.seed + members - 1)  # the largest seed must be possible
     with new_model(source, place, lambda: _check_new(place), processes=processes, progress=progress) as (new, corpus):
         assert isinstance(new, NewFolder)

@@ -231,7 +231,7 @@ class Vocabulary:
         known = [counts.get(word, 0) for word in words[symbols:]]
         ends = [counts.get(LINE_END, 0)] if self.ends else []
         unknown = sum(counts.values()) - sum(known) - sum(ends)
-        given = f"{len(self)} words of another model"
+        given = f"{len(self):,} words of another model"
         return Vocabulary(words, [unknown, *ends, *known], ends=self.ends, rule=f"{given}, and {rule}" if rule else given)
 
     def extended(self, counts: Mapping[str, int], rule: VocabularyRule, source: str = "train") -> "Vocabulary":
@@ -248,7 +248,9 @@ class Vocabulary:
         frequent = _by_count((word for word, count in new.items() if count >= rule.min_count), new)
         if rule.max_size is not None:
             frequent = frequent[: max(0, rule.max_size - len(self))]
-        added = "1 word" if len(frequent) == 1 else f"{len(frequent)} words"
+        if not frequent:
+            return self.recounted(counts)
+        added = "1 word" if len(frequent) == 1 else f"{len(frequent):,} words"
         return self.recounted(counts, frequent, f"{added} seen at least {rule.min_count} times in {source}")
 
     @classmethod

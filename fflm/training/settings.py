@@ -1,11 +1,15 @@
 """The settings of training, which are stored with a model."""
 
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
 from fflm.arguments import Fraction, Many, Natural, PathLike, Seed, Settings, Size
+from fflm.errors import SettingsError
+from fflm.network.config import NetworkConfig
 
 OptimizerName = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"]
 LossName = Literal["exact", "sampled", "nce"]
@@ -170,3 +174,29 @@ class TrainingSettings(Settings):
     def decoupled(self) -> bool:
         """Whether weight decay is decoupled from the gradient, as in AdamW."""
         return self.optimizer == "adamw" and self.weight_decay > 0
+
+
+def refuse_idle(config: NetworkConfig, settings: TrainingSettings, automatic: Collection[str] = ()) -> None:
+    """Raise a SettingsError if a setting was changed from its default that has no effect with the others.
+
+    ``automatic`` are the names of settings that the text will decide on; if the loss is among them, it may be a sampled one.
+    """
+    sampled = settings.loss != "exact" or "loss" in automatic
+    exact = settings.loss != "nce" or settings.exact_end > 0
+    needs = {
+        "momentum": (settings.optimizer == "sgd", "`optimizer='sgd'`"),
+        "nesterov": (settings.optimizer == "sgd" and settings.momentum > 0, "`momentum`"),
+        "decay": (settings.schedule == "inverse", "`schedule='inverse'`"),
+        "warmup": (settings.schedule == "cosine", "`schedule='cosine'`"),
+        "samples": (sampled, "the loss sampled or nce"),
+        "exact_end": (sampled, "the loss sampled or nce"),
+        "smoothing": (exact, "a loss other than nce, or `exact_end`"),
+        "self_normalise": (exact, "a loss other than nce, or `exact_end`"),
+        "adversarial": (exact, "a loss other than nce, or `exact_end`"),
+    }
+    for field in dataclasses.fields(settings):
+        effective, need = needs.get(field.name, (True, ""))
+        if not effective and getattr(settings, field.name) != field.default:
+            raise SettingsError(f"`{field.name}` has no effect without {need}: leave it out")
+    if config.negative_slope is not None and not {"leaky_relu", "elu"}.intersection(config.activations):
+        raise SettingsError("`negative_slope` has no effect without the activation leaky_relu or elu: leave it out")

@@ -142,6 +142,7 @@ BROKEN = {
     b'{"body": "a cat"}': "no field 'text'",
     b'{"text": null}': "the field 'text' is not a string",
     b'{"text": "\xff"}': "not UTF-8 at byte 10",
+    b'{"text": "a", "b": "\xff"}': "not UTF-8 at byte 20",
     b'{"a": %s}' % (b"[" * 100_000): "nested too deeply",
 }
 
@@ -156,6 +157,26 @@ def test_broken_records_are_counted_named_and_left_out(folder, model):
     assert all(reason in found for reason, found in zip(BROKEN.values(), report.broken.values(), strict=True))
     kept = decoded(Path("kept/docs.jsonl").read_bytes())
     assert [each["text"] for each in kept] == [TEXTS[0], "a \ud800 cat", TEXTS[0]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"text": "the cat",  "price": 1.10, "id": 12345678901234567890.10}',
+        b'\xef\xbb\xbf{"text":"the cat","id":12345678901234567890.10} \r',
+        b'{"x": NaN, "text": "a \\ud800 cat", "large": 1e400, "twice": 1, "twice": 2}',
+    ],
+)
+def test_values_of_records_remain_as_they_are_written(folder, model, line):
+    Path("docs.jsonl").write_bytes(line + b"\n")
+    fflm.filter("docs.jsonl", "kept", model)
+    scored = Path("kept/docs.jsonl").read_bytes()
+    assert scored.startswith(line.removeprefix(b"\xef\xbb\xbf").strip().removesuffix(b"}") + b',"fflm_')
+    assert json.loads(scored)["fflm_tokens"] > 0
+    fflm.filter("kept/docs.jsonl", "again", model)  # which has the fields already
+    again, first = json.loads(Path("again/docs.jsonl").read_bytes()), json.loads(scored)
+    assert again.keys() == first.keys()
+    assert again["fflm_perplexity"] == first["fflm_perplexity"]
 
 
 def test_broken_lines_of_text_and_rows_of_parquet_are_left_out(folder, model, monkeypatch):

@@ -42,7 +42,7 @@ from fflm.text.vocabulary import Vocabulary, VocabularyRule
 from fflm.training.events import Losses
 from fflm.training.examples import Examples
 from fflm.training.session import Session
-from fflm.training.settings import TrainingSettings
+from fflm.training.settings import TrainingSettings, refuse_idle
 
 
 def default_epochs(examples: int) -> int:
@@ -92,6 +92,7 @@ def start_session(
         raise SettingsError("features have no embeddings: leave out `vectors`, or choose another `input`")
     if request.settings.frozen and start is None:
         raise SettingsError("only embeddings that are given can be frozen: give `vectors`")
+    refuse_idle(request.config, request.settings)
     with new_folder(place, lambda: check_free(place, overwrite)) as new:
         data, config, settings = request.read()
         embeddings = read_embeddings(start, data.reader.vocabulary) if start else None

@@ -54,6 +54,7 @@ from fflm.training.settings import (
     TeacherWeight,
     TrainingSettings,
     Vectors,
+    refuse_idle,
 )
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -204,6 +205,8 @@ def start_session(
     FflmError
         If anything is wrong with them, the text or the folder, which is then as it was before.
     """
+    if teacher is None and teacher_weight != TEACHER_WEIGHT:
+        raise SettingsError("`teacher_weight` has no effect without `teacher`: leave it out")
     base = None
     if initial is not None:
         if vectors is not None:
@@ -221,6 +224,7 @@ def start_session(
     compute = Compute.choose(**pop_fields(fields, Compute))
     shape, settings, automatic = network_settings(fields, embeddings=vectors is not None or base is not None)
     refuse_unknown(fields, OPTIONS)
+    refuse_idle(shape, settings, automatic)
     with new_model(source, place, lambda: check_free(place, overwrite), processes=processes, progress=progress) as (new, corpus):
         config, settings = resolve_settings(shape, settings, automatic, corpus)
         check_length(corpus, config)
@@ -266,10 +270,6 @@ def network_settings(fields: dict[str, Any], embeddings: bool = False) -> tuple[
         raise SettingsError("only embeddings that are given can be frozen: leave out `frozen`, or give `vectors` or `initial`")
     if settings.frozen and settings.affixes:
         raise SettingsError("the embeddings of words with affixes change in training: leave out `affixes`, or `frozen`")
-    if settings.loss == "nce" and not settings.exact_end:
-        ignored = [f"`{name}`" for name in ("smoothing", "self_normalise", "adversarial") if getattr(settings, name)]
-        if ignored:
-            raise SettingsError(f"the loss nce has no use for {', '.join(ignored)}: leave it out, or end with `exact_end`")
     if config.bands and settings.loss != "exact":
         raise SettingsError(f"an adaptive softmax has no use for the loss {settings.loss}: leave out `bands`, or `loss`")
     return config, settings, automatic

@@ -32,6 +32,7 @@ _LN10 = math.log(10)
 _BLANKS = " \t\r\n"  # the separators of words, as in KenLM; vertical tabs and no-break spaces are part of a word
 _FIELD = re.compile(f"[^{_BLANKS}]+".encode())
 _SIZE = re.compile(rb"ngram\s+([0-9]{1,4})\s*=\s*([0-9]{1,18})")
+_MAX_BACK_OFF = 1e30  # the largest base-10 back-off weight that is accepted, so that float32 can represent it
 _MAX_LOG = 1e-6  # the largest base-10 log-probability that is accepted, because 0 may be rounded up
 _ESCAPED = r"# fflm: \uXXXX is white space that a word of this format cannot hold, or a backslash"
 _BLOCK = 1 << 16  # number of n-grams that are written at a time
@@ -291,8 +292,8 @@ class _Reader:
             back_off = to_float(fields[order + 1]) if len(fields) == order + 2 else 0.0
         except ValueError:
             self._fail("has a log-probability or back-off weight that is not a number")
-        if math.isnan(value) or value > _MAX_LOG or math.isnan(back_off) or back_off == math.inf:
-            self._fail("has a log-probability above 0, or a number that is not finite")
+        if not (value <= _MAX_LOG and back_off <= _MAX_BACK_OFF):
+            self._fail("has a log-probability above 0, or a number that is not finite or too large")
         if last and back_off:
             self._fail("has a back-off weight, but n-grams of the highest order have none")
         return value, back_off

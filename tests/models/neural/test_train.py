@@ -187,10 +187,33 @@ def test_every_setting_trains(text, fields):
 
 
 def test_loss_nce_with_settings_of_other_losses_is_refused(text):
-    settings = {**TINY, "loss": "nce", "samples": 4, "smoothing": 0.1, "self_normalise": 0.1}
-    with pytest.raises(FflmError, match="the loss nce has no use for `smoothing`, `self_normalise`: leave"):
+    settings = {**TINY, "loss": "nce", "samples": 4, "self_normalise": 0.1}
+    with pytest.raises(FflmError, match="`self_normalise` has no effect without a loss other than nce, or `exact_end`: leave"):
         start_session([text], Path("text.model"), **settings)
+    assert not Path("text.model").exists()
     start_session([text], Path("text.model"), exact_end=0.5, **settings)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"momentum": 0.5},
+        {"nesterov": True},
+        {"optimizer": "sgd", "nesterov": True},
+        {"decay": 0.3},
+        {"schedule": "constant", "warmup": 0.1},
+        {"loss": "exact", "samples": 100},
+        {"loss": "exact", "exact_end": 0.5},
+        {"negative_slope": 0.3},
+        {"teacher_weight": 0.5},
+    ],
+    ids=str,
+)
+def test_setting_without_effect_is_refused(text, setting):
+    *_, name = setting
+    with pytest.raises(FflmError, match=f"`{name}` has no effect without"):
+        library.train(text, "text.model", **TINY, **setting)
+    assert not Path("text.model").exists()
 
 
 def test_adaptive_softmax_with_sampled_loss_is_refused(text):

@@ -183,6 +183,7 @@ def test_compressed_arpa_without_suffixes_and_unknown(tmp_path):
         ("-0.7\tcat </s>", "x\tcat </s>", 16, "has a log-probability or back-off weight that is not a number"),
         ("-0.7\tcat </s>", "0.7\tcat </s>", 16, "has a log-probability above 0"),
         ("-0.7\tcat </s>", "nan\tcat </s>", 16, "has a log-probability above 0, or a number that is not finite"),
+        ("-99\t<s>\t-0.5", "-99\t<s>\t1e300", 8, "has a log-probability above 0, or a number that is not finite or too large"),
         ("\tsat\t-0.1", "\tcat\t-0.1", 11, "repeats a word"),
         ("<s> cat sat", "<s> cat sat -0.1", 20, "has a back-off weight, but n-grams of the highest order have none"),
         ("<s> cat sat", "<s> cat sat x", 20, "has a log-probability or back-off weight that is not a number"),
