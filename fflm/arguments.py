@@ -281,12 +281,17 @@ def with_options(options: Mapping[str, inspect.Parameter]) -> Callable[[Callable
     return add
 
 
+OPTION_NAMES = {"initial": "from", "lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
+"""The options of the command line that correspond to arguments with another name."""
+
+
 def refuse_unknown(names: Collection[str], known: Collection[str]) -> None:
     """Raise a SettingsError if there are names of settings that nothing has used; it suggests the most similar known name."""
     for name in names:
         if name in known:
             raise SettingsError(f"the setting {name!r} has no use here: leave it out")
-        meant = nearest(name, known)
+        same = (argument for argument, option in OPTION_NAMES.items() if option == name.replace("_", "-") and argument in known)
+        meant = next(same, nearest(name, known))
         raise SettingsError(f"unknown setting {show(name)}: " + (f"did you mean {meant!r}?" if meant else "leave it out"))
 
 

@@ -353,6 +353,8 @@ def test_unknown_setting_gets_suggestion():
     for train in (fflm.train, fflm.train_classifier):
         with pytest.raises(fflm.FflmError, match="unknown setting 'hiden': did you mean 'hidden'"):
             train("text.txt", hiden=4)
+        with pytest.raises(fflm.FflmError, match="unknown setting 'vocabulary_source': did you mean 'source'"):
+            fflm.train("text.txt", "text.model", vocabulary_source="all")
     with pytest.raises(fflm.FflmError, match="unknown setting 'window'"):
         fflm.train_ngram("text.txt", window=3)
 

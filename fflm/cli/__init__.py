@@ -232,9 +232,6 @@ _FUNCTIONS = {
 }
 """The commands that correspond to the functions and classes in messages of the library."""
 
-_OPTIONS = {"initial": "from", "lexicons": "lexicon", "path": "output", "source": "vocabulary-source", "words": "vocabulary"}
-"""The options that correspond to arguments with another name."""
-
 
 def _is_classifier(path: str) -> bool:
     """Return whether there is a text classifier in a folder."""
@@ -251,6 +248,8 @@ def _as_commands(message: str) -> str:
     Python code in backquotes is translated: arguments such as `overwrite=True` to options, and functions such as `fflm.mix` or
     calls such as `Search.resume('x.tune')` to commands.
     """
+    from fflm.arguments import OPTION_NAMES
+
     names = "|".join(map(re.escape, _FUNCTIONS))
 
     def command(found: re.Match[str]) -> str:
@@ -261,7 +260,7 @@ def _as_commands(message: str) -> str:
     message = re.sub(rf"`(?P<name>{names})(?:\('(?P<path>.*?)'\))?`", command, message)
 
     def option(found: re.Match[str]) -> str:
-        name, value = _OPTIONS.get(found["name"], found["name"].replace("_", "-")), found["value"]
+        name, value = OPTION_NAMES.get(found["name"], found["name"].replace("_", "-")), found["value"]
         if value == "False":
             return f"--no-{name}"
         return f"--{name}" if value in (None, "True") else f"--{name} {value}"
