@@ -254,3 +254,19 @@ def adam_update(w, g, m, v, rate, beta1, beta2, epsilon, correction1, correction
     m = beta1 * m + (type(w)(1) - beta1) * g
     v = beta2 * v + (type(w)(1) - beta2) * g * g
     return w - rate * (m * correction1) / (math.sqrt(v * correction2) + epsilon), m, v
+
+
+@register_jitable
+def catch_up_rate(rate, beta1, kept1, correction1):  # type: ignore[no-untyped-def]
+    """Return the learning rate of all steps of Adam that a row has skipped together, of which `Backend.adam_catch_up` speaks.
+
+    It is rate (beta1 + ... + beta1^k) correction1, a geometric series, where ``kept1`` is beta1^k for k steps.
+    """
+    one = type(rate)(1)
+    return rate * correction1 * beta1 * (one - kept1) / (one - beta1)
+
+
+@register_jitable
+def caught_up(w, m, v, keep, rate, epsilon, correction2):  # type: ignore[no-untyped-def]
+    """Return a weight after the skipped steps: ``keep`` is the product of 1 - shrink, and ``rate`` that of `catch_up_rate`."""
+    return keep * w - rate * m / (math.sqrt(v * correction2) + epsilon)

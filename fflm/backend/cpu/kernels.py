@@ -20,6 +20,8 @@ from fflm.backend.formulas import (
     activation_slope,
     adagrad_update,
     adam_update,
+    catch_up_rate,
+    caught_up,
     exp,
     log1p,
     momentum_update,
@@ -910,15 +912,13 @@ def adam_step(
 @kernel()
 def adam_catch_up(weight, first, second, idle, keeps, rate, beta1, beta2, epsilon, correction1, correction2, threads, t):
     """Compute `Backend.adam_catch_up`: idle (R,), keeps (R,) -> weight, first and second (R, m), all updated."""
-    one = weight.dtype.type(1)
     low, high = share(weight.shape[0], threads, t)
     for i in range(low, high):
         if idle[i] > 0:
             kept1, kept2 = beta1 ** idle[i], beta2 ** idle[i]
-            scale = rate * correction1 * beta1 * (one - kept1) / (one - beta1)
+            skipped = catch_up_rate(rate, beta1, kept1, correction1)
             for j in range(weight.shape[1]):
-                move = scale * first[i, j] / (np.sqrt(second[i, j] * correction2) + epsilon)
-                weight[i, j] = keeps[i] * weight[i, j] - move
+                weight[i, j] = caught_up(weight[i, j], first[i, j], second[i, j], keeps[i], skipped, epsilon, correction2)
                 first[i, j] *= kept1
                 second[i, j] *= kept2
 
@@ -942,7 +942,6 @@ def adam_take_rows(
     t,
 ):
     """Compute `Backend.adam_take_rows`: weight, first, second (N, m), rows (R,), idle (R,), keeps (R,) -> taken (R, m)."""
-    one = weight.dtype.type(1)
     low, high = share(len(rows), threads, t)
     for i in range(low, high):
         later = rows[min(i + AHEAD, high - 1)]
@@ -955,9 +954,9 @@ def adam_take_rows(
             continue
         w, m, v = weight[rows[i]], first[rows[i]], second[rows[i]]
         if idle[i] > 0:
-            scale = rate * correction1 * beta1 * (one - beta1 ** idle[i]) / (one - beta1)
+            skipped = catch_up_rate(rate, beta1, beta1 ** idle[i], correction1)
             for j in range(len(own)):
-                own[j] = keeps[i] * w[j] - scale * m[j] / (np.sqrt(v[j] * correction2) + epsilon)
+                own[j] = caught_up(w[j], m[j], v[j], keeps[i], skipped, epsilon, correction2)
         else:
             for j in range(len(own)):
                 own[j] = w[j]

@@ -22,6 +22,8 @@ from fflm.backend.formulas import (
     activation_slope,
     adagrad_update,
     adam_update,
+    catch_up_rate,
+    caught_up,
     exp,
     log1p,
     momentum_update,
@@ -772,13 +774,13 @@ def adam_take_rows(weight, first, second, rows, idle, keeps, reals, beta1, beta2
     i = uint32(cuda.blockIdx.x)
     row, steps = rows[i], idle[i]
     rate, correction1, correction2 = reals[uint32(RATE)], reals[uint32(CORRECTION1)], reals[uint32(CORRECTION2)]
-    scale = rate * correction1 * beta1 * (float32(1) - beta1**steps) / (float32(1) - beta1)
+    skipped = catch_up_rate(rate, beta1, beta1**steps, correction1)
     for j in range(uint32(cuda.threadIdx.x), uint32(taken.shape[1]), uint32(BLOCK)):
         if row < int32(0):
             taken[i, j] = float32(0)
         else:
-            move = scale * first[uint32(row), j] / (math.sqrt(second[uint32(row), j] * correction2) + epsilon)
-            taken[i, j] = keeps[i] * weight[uint32(row), j] - move if steps > float32(0) else weight[uint32(row), j]
+            w, m, v = weight[uint32(row), j], first[uint32(row), j], second[uint32(row), j]
+            taken[i, j] = caught_up(w, m, v, keeps[i], skipped, epsilon, correction2) if steps > float32(0) else w
 
 
 @kernel()
@@ -819,9 +821,9 @@ def adam_catch_up(weight, first, second, idle, keeps, reals, beta1, beta2, epsil
     rate, correction1, correction2 = reals[uint32(RATE)], reals[uint32(CORRECTION1)], reals[uint32(CORRECTION2)]
     if steps > float32(0):
         kept1, kept2 = beta1**steps, beta2**steps
-        scale = rate * correction1 * beta1 * (float32(1) - kept1) / (float32(1) - beta1)
+        skipped = catch_up_rate(rate, beta1, kept1, correction1)
         for j in range(uint32(cuda.threadIdx.x), uint32(weight.shape[1]), uint32(BLOCK)):
-            move = scale * first[row, j] / (math.sqrt(second[row, j] * correction2) + epsilon)
-            weight[row, j] = keeps[row] * weight[row, j] - move
+            w, m, v = weight[row, j], first[row, j], second[row, j]
+            weight[row, j] = caught_up(w, m, v, keeps[row], skipped, epsilon, correction2)
             first[row, j] *= kept1
             second[row, j] *= kept2
