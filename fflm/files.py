@@ -41,6 +41,12 @@ COMPRESSIONS = {
 """The modules that compress files, by the suffix of the file's name."""
 
 
+def split_compression(name: str | Path) -> tuple[Path, str]:
+    """Return the name of a file without the suffix of its compression, and that suffix: ``a.csv``, ``.gz`` for ``a.csv.gz``."""
+    path = Path(name)
+    return (path.with_suffix(""), path.suffix) if path.suffix in COMPRESSIONS else (path, "")
+
+
 @contextlib.contextmanager
 def os_errors_as_fflm_error(action: str) -> Iterator[None]:
     """Raise operating-system errors inside the block, such as a full disk or a missing folder, as an FflmError of one line.

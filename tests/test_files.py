@@ -25,6 +25,7 @@ from fflm.files import (
     replacing,
     replacing_folder,
     restore,
+    split_compression,
     write_text,
 )
 
@@ -491,6 +492,11 @@ def test_symbolic_link_to_file_is_kept(tmp_path):
         assert (tmp_path / "real").read_text() == content
     with pytest.raises(FflmError, match="link exists"), replacing(tmp_path / "link", overwrite=False):
         pass
+
+
+def test_suffix_of_compression_is_split_off():
+    found = [split_compression(name) for name in ("a.csv.xz", "a.csv", Path("a.b/c.zst"), "a")]
+    assert found == [(Path("a.csv"), ".xz"), (Path("a.csv"), ""), (Path("a.b/c"), ".zst"), (Path("a"), "")]
 
 
 def test_write_text_replaces_symbolic_link(tmp_path):

@@ -1,8 +1,9 @@
 """The choice of a format."""
 
+from fflm.files import split_compression
 from fflm.filtering.lines import JsonLines, TextLines
 from fflm.filtering.records import Format
-from fflm.filtering.settings import FilterSettings, bare
+from fflm.filtering.settings import FilterSettings
 
 
 def make_format(settings: FilterSettings, name: str, target: str) -> Format:
@@ -12,4 +13,4 @@ def make_format(settings: FilterSettings, name: str, target: str) -> Format:
         from fflm.filtering.parquet import Parquet
 
         return Parquet(settings.field)
-    return (JsonLines if format_ == "jsonl" else TextLines)(settings.field, bare(target)[1])
+    return (JsonLines if format_ == "jsonl" else TextLines)(settings.field, split_compression(target)[1])

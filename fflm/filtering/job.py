@@ -11,13 +11,21 @@ import numpy as np
 
 from fflm.arguments import PathLike, Processes, convert, to_path
 from fflm.errors import FflmError
-from fflm.files import LOCK, locked_folder, os_errors_as_fflm_error, remove_leftovers, replacing_folder, write_json
+from fflm.files import (
+    LOCK,
+    locked_folder,
+    os_errors_as_fflm_error,
+    remove_leftovers,
+    replacing_folder,
+    split_compression,
+    write_json,
+)
 from fflm.filtering.formats import make_format
 from fflm.filtering.journal import JOB, REMEDY, REPORT, Description, Journal
 from fflm.filtering.lines import BytesPart, compressor, scores_target
 from fflm.filtering.quality import MEASURES, DocumentScorer, Measures, figures, keep_threshold
 from fflm.filtering.records import Part
-from fflm.filtering.settings import FilterSettings, bare
+from fflm.filtering.settings import FilterSettings
 from fflm.filtering.sources import Source, file_system, find_sources, is_url, publish
 from fflm.filtering.worker import FilterWorker, Result, Task, prepare_worker
 from fflm.models.folder import fingerprint, has_fingerprint
@@ -386,7 +394,7 @@ class _Writer:
         with source.open() as file:
             self._parts["kept"] = self._format.part(*self._place("kept"), file, job.settings.in_record(task.name))
         if job.settings.beside(task.name):
-            empty = compressor(bare(task.target)[1])(b"")
+            empty = compressor(split_compression(task.target)[1])(b"")
             self._parts["scores"] = BytesPart(*self._place("scores"), empty)
 
     def _place(self, suffix: str) -> tuple[Path, int]:

@@ -15,10 +15,9 @@ from typing import IO, ClassVar
 import msgspec
 
 from fflm.errors import FflmError
-from fflm.files import COMPRESSIONS
+from fflm.files import COMPRESSIONS, split_compression
 from fflm.filtering.quality import Floats
 from fflm.filtering.records import Batch, BrokenRecordError, Parsed, Record, Rows, as_fields, rounded
-from fflm.filtering.settings import bare
 from fflm.text.reading import LONGEST, decompressed
 
 BLOCK = 1 << 20
@@ -243,5 +242,5 @@ def _skip(file: IO[bytes], count: int) -> None:
 
 def scores_target(target: str) -> str:
     """Return the path of the file with the scores beside a file: ``a.scores.jsonl.gz`` for ``a.jsonl.gz``."""
-    path, suffix = bare(target)
+    path, suffix = split_compression(target)
     return path.with_name(f"{path.stem}.scores.jsonl{suffix}").as_posix()

@@ -2,14 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from fflm.arguments import Settings
 from fflm.errors import FflmError, SettingsError
-from fflm.files import COMPRESSIONS
+from fflm.files import split_compression
 
 FormatName = Literal["jsonl", "parquet", "text"]
 
@@ -31,16 +30,10 @@ def format_name(name: str) -> FormatName:
     FflmError
         If the name does not say it.
     """
-    found = _SUFFIXES.get(bare(name)[0].suffix.lower())
+    found = _SUFFIXES.get(split_compression(name)[0].suffix.lower())
     if found is None:
         raise FflmError(f"the name {name} does not say the format of the file: give `format`, one of jsonl, parquet and text")
     return found
-
-
-def bare(name: str) -> tuple[Path, str]:
-    """Return the name of a file without the suffix of its compression, and that suffix, which may be empty."""
-    path = Path(name)
-    return (path.with_suffix(""), path.suffix) if path.suffix in COMPRESSIONS else (path, "")
 
 
 Perplexity = Annotated[float, Meta(ge=1)]

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fflm.backend.cpu.launching import compute_on_calling_thread
+from fflm.files import split_compression
 from fflm.filtering.formats import make_format
 from fflm.filtering.lines import score_lines
 from fflm.filtering.quality import BLANK, BROKEN, MEASURES, DocumentScorer, Measures, chosen, figures
 from fflm.filtering.records import Batch
-from fflm.filtering.settings import FilterSettings, bare
+from fflm.filtering.settings import FilterSettings
 
 
 class Task(NamedTuple):
@@ -115,7 +116,7 @@ class FilterWorker:
             kept = format_.select(parsed, rows, scores if self._settings.in_record(task.name) else None)
         beside = b""
         if scores is not None and self._settings.beside(task.name):
-            beside = score_lines(task.first, rows, scores, bare(task.target)[1])
+            beside = score_lines(task.first, rows, scores, split_compression(task.target)[1])
         return Result(light, kept, beside, measures, len(rows), broken)
 
 

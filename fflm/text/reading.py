@@ -309,11 +309,6 @@ def to_float(field: bytes) -> float:
     return float(field)
 
 
-def uncompressed(path: Path) -> Path:
-    """Return the name of a file without the ending of its compression: ``a.csv`` for ``a.csv.gz`` and for ``a.csv``."""
-    return path.with_suffix("") if path.suffix in COMPRESSIONS else path
-
-
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     """Open a file to read its bytes, which are decompressed if they are in gzip, bzip2, xz or zstd, whatever its name is.

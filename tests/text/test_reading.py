@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 import regex
@@ -19,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fflm.errors import FflmError
-from fflm.text.reading import read_chunks, read_lines, uncompressed, whole_lines
+from fflm.text.reading import read_chunks, read_lines, whole_lines
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -228,10 +227,6 @@ def test_compression_without_python_module_is_refused(tmp_path, monkeypatch):
     (tmp_path / "text").write_bytes(lzma.compress(b"text"))
     with pytest.raises(FflmError, match="text is compressed with xz, which this Python has no module for: decompress it first"):
         read(tmp_path / "text")
-
-
-def test_uncompressed_strips_compression_suffix():
-    assert [str(uncompressed(Path(name))) for name in ("a.csv.xz", "a.csv", "a.b/c.zst", "a")] == ["a.csv", "a.csv", "a.b/c", "a"]
 
 
 @pytest.mark.parametrize("errors", ["strict", "replace"])

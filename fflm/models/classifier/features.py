@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fflm.errors import FflmError
+from fflm.files import split_compression
 from fflm.models.classifier.settings import TextInput
 from fflm.text.extent import as_bytes
 from fflm.text.numbering import Numbering
-from fflm.text.reading import read_lines, uncompressed
+from fflm.text.reading import read_lines
 from fflm.text.settings import TextSettings
 from fflm.text.tokenizer import ASCII_BLANKS, Tokenizer
 from fflm.text.vocabulary import Vocabulary
@@ -366,7 +367,7 @@ def read_lexicon(paths: Sequence[Path]) -> dict[str, list[str]]:
         lines = read_lines(path)
         for line in filter(str.strip, lines):
             word, _, category = line.partition("\t")
-            lexicon.setdefault(category.strip() or uncompressed(path).stem, []).append(word.strip(ASCII_BLANKS))
+            lexicon.setdefault(category.strip() or split_compression(path)[0].stem, []).append(word.strip(ASCII_BLANKS))
         if not any(map(str.strip, lines)):
             raise FflmError(f"{path} has no words: write a word, a tab and its category a line")
     return lexicon

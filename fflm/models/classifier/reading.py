@@ -13,8 +13,9 @@ from msgspec import Meta
 
 from fflm.arguments import Encoding, Errors, checked
 from fflm.errors import FflmError
+from fflm.files import split_compression
 from fflm.given import Text
-from fflm.text.reading import LONGEST, each_file, read_chunks, source_name, uncompressed, whole_lines
+from fflm.text.reading import LONGEST, each_file, read_chunks, source_name, whole_lines
 from fflm.text.tokenizer import ASCII_BLANKS
 
 Format: TypeAlias = Annotated[
@@ -170,7 +171,7 @@ def single_spaced(text: str) -> str:
 
 
 def _guess(source: str, first: str) -> Format:
-    if uncompressed(Path(source)).suffix == ".csv":
+    if split_compression(source)[0].suffix == ".csv":
         return "csv"
     return "fasttext" if first.startswith(PREFIX) else "tab"
 
