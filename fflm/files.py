@@ -588,21 +588,16 @@ def _lock(folder: Path, doing: str, stack: contextlib.ExitStack, wait: bool) -> 
         return -1
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     stack.callback(os.close, directory)
-    # The folder is not trusted: a lock file that is a link must not be followed, and one that is a FIFO must not block.
-    file = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=directory)
+    file = _open_lock(LOCK, directory)
     stack.callback(os.close, file)
     own = f"{os.getpid()} on {os.uname().nodename}"
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (BlockingIOError, PermissionError) as error:
+    if not _flock(file, wait):
         holder = os.pread(file, 300, 0).decode(errors="replace")
         who = f"another process ({holder}) is" if holder and holder.isprintable() else "another process is"
         if holder == own:
             who = "this process is already"
-        raise FflmError(f"{who} {doing} {folder}: wait for it to end, or choose another folder") from error
-    except OSError:  # no locks on this file system
-        pass
-    stack.callback(_unlock, directory, file, os.getpid())
+        raise FflmError(f"{who} {doing} {folder}: wait for it to end, or choose another folder")
+    stack.callback(_unlock, file, LOCK, directory, os.getpid())
     # The previous holder of the lock may have removed the file, or replaced the folder, after this process had opened it.
     if not (_is_at(file, LOCK, directory) and _is_at(directory, folder)):
         return None
@@ -621,26 +616,15 @@ def lock_file(path: Path, stack: contextlib.ExitStack) -> bool:
         return True
     while True:
         with os_errors_as_fflm_error(f"write {path}"):
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            file = _open_lock(path)
+        if not _flock(file, wait=False):
             os.close(file)
             return False
-        except OSError:  # no locks on this file system
-            pass
-        if _is_at(file, path, None):
+        if _is_at(file, path):
             stack.callback(os.close, file)
-            stack.callback(_remove_locked, file, path, os.getpid())
+            stack.callback(_unlock, file, path, None, os.getpid())
             return True
         os.close(file)  # the previous holder of the lock has removed the file after this process had opened it
-
-
-def _remove_locked(file: int, path: Path, process: int) -> None:
-    """Remove a file that a process has opened and locked, unless there is another one at its path, or the process has forked."""
-    with contextlib.suppress(OSError):
-        if process == os.getpid() and _is_at(file, path, None):
-            path.unlink()
 
 
 @contextlib.contextmanager
@@ -661,13 +645,33 @@ def watched_folder(folder: Path) -> Iterator[FolderLock]:
         yield FolderLock(folder, directory)
 
 
-def _unlock(directory: int, file: int, process: int) -> None:
-    """Remove the lock file, so that other processes can lock a new one even if a forked process keeps this one open."""
-    if process != os.getpid():  # this process was forked inside the block, and its parent holds the lock
-        return
+def _open_lock(path: str | Path, directory: int | None = None) -> int:
+    """Open a lock file, which is created if there is none, and return its descriptor; ``directory`` is as for `_is_at`.
+
+    The folder is not trusted: a lock file that is a link must not be followed, and one that is a FIFO must not block.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=directory)
+
+
+def _flock(file: int, wait: bool) -> bool:
+    """Lock an open file; return whether no other process holds the lock. Where there are no locks, none does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # no locks on this file system
+        pass
+    return True
+
+
+def _unlock(file: int, path: str | Path, directory: int | None, process: int) -> None:
+    """Remove a lock file, so that other processes can lock a new one even if a forked process keeps this one open.
+
+    Nothing is removed if there is another file at its path, or if this is not the process that has locked it, but a fork of it.
+    """
     with contextlib.suppress(OSError):  # the folder may have been removed
-        if _is_at(file, LOCK, directory):
-            os.unlink(LOCK, dir_fd=directory)
+        if process == os.getpid() and _is_at(file, path, directory):
+            os.unlink(path, dir_fd=directory)
 
 
 def _is_at(descriptor: int, path: str | Path, directory: int | None = None) -> bool:
