@@ -25,6 +25,7 @@ README_WORDS = {
         "Kneser-Ney": "interpolated modified Kneser-Ney, order 5",
         "quick": "`fflm train --preset quick`",
         "default": "`fflm train`",
+        "best": "`fflm train --preset best`, five networks",
         "default + Kneser-Ney + both caches": "`fflm train`, mixed with Kneser-Ney and caches",
     },
     "README.zh.md": {
@@ -33,6 +34,7 @@ README_WORDS = {
         "Kneser-Ney": "插值修正 Kneser-Ney，5 阶",
         "quick": "`fflm train --preset quick`",
         "default": "`fflm train`",
+        "best": "`fflm train --preset best`，五个网络",
         "default + Kneser-Ney + both caches": "`fflm train`，与 Kneser-Ney 和两种缓存模型混合",
     },
 }
