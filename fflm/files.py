@@ -151,7 +151,7 @@ def replacing(path: Path, *, overwrite: bool = True, follow: bool = True) -> Ite
                 shutil.copyfileobj(source, target)
             return
         if follow:
-            with contextlib.suppress(OSError):  # there is no such file, or the file system has no permissions
+            with contextlib.suppress(FileNotFoundError):
                 shutil.copymode(place, temporary)
         sync(temporary)
         if overwrite:
