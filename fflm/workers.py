@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fflm.errors import FflmError
@@ -53,7 +54,7 @@ def map_in_order(
         The pieces, which are read at most a few per worker ahead, because pieces that wait take memory.
     processes
         Number of workers. With more than one, they are started if the work takes more than a few seconds. They are spawned, and
-        end when this process does.
+        end when this process does. In a script that Python reads from standard input, this process does all the work.
     prepare, arguments
         A function that prepares a worker and returns the function that does the work there, and its arguments.
 
@@ -68,11 +69,18 @@ def map_in_order(
         workers: _Workers[Piece, Result] | None = None
         for piece in pieces:
             yield work(piece)
-            if workers is None and processes > 1 and time.process_time() - started > SERIAL_SECONDS:
+            if workers is None and processes > 1 and time.process_time() - started > SERIAL_SECONDS and _can_start():
                 workers = _Workers(processes, prepare, arguments)
                 stack.callback(workers.end)
             if workers and workers.wait(PATIENCE):
                 yield from workers.map(pieces)
+
+
+def _can_start() -> bool:
+    """Return whether workers can be started. They import the main module, which a script on standard input is not."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    return path is None or getattr(main, "__spec__", None) is not None or Path(path).exists()
 
 
 class _Workers(Generic[Piece, Result]):

@@ -5,6 +5,7 @@ import functools
 import itertools
 import operator
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -61,6 +62,19 @@ def test_workers_end_when_the_results_do(tmp_path, pieces):
     for process in found:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
+
+
+ON_STANDARD_INPUT = """
+import operator
+from fflm import workers
+workers.SERIAL_SECONDS, workers.PATIENCE = -1, 60
+print(list(workers.map_in_order(abs, range(-3, 0), 2, operator.attrgetter, ("real",))))
+"""
+
+
+def test_script_on_standard_input_works_alone():
+    result = subprocess.run([sys.executable, "-"], input=ON_STANDARD_INPUT, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("[3, 2, 1]\n", "")
 
 
 def test_pieces_are_read_a_few_ahead():
