@@ -114,9 +114,6 @@ def introduction() -> str:
     """Write the introduction: the machine, and what was not measured."""
     machine, rates = read("training_step")["machine"], read("training_step")["product_rates"]
     kenlm = read("scoring")["rates"]["fflm, from text"]["faster_than_kenlm"]["median"]
-    long = {"best": "the preset `best`", "student": "its student"}
-    missing = {row: [name for name, each in read("recipe")["results"].items() if row not in each["rows"]] for row in long}
-    untrained = [f"{long[row]} on {' and '.join(names)}" for row, names in missing.items() if names]
     ours, theirs = (" and ".join(count(rates[threads][name] / 1e9) for threads in "12") for name in ("fflm", "torch"))
     notes = MACHINE_NOTES.format(ours=ours, theirs=theirs, kenlm=kenlm)
     return f"""\
@@ -138,7 +135,6 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - Nothing was measured on a GPU. The CUDA kernels have never run on one ([GPU](gpu.md)).
 - Other processors and more than two cores were not measured, except as said above.
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
-- Not trained to their end: {"; ".join(untrained) or "none"}.
 - The networks of the paper were measured before a correction of Adam for the rows that a sampled step leaves out.
 - The default network in the sections on speed has neither direct connections nor vectors of affixes. The time for the
   large text was measured before kernels were made faster.
