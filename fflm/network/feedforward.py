@@ -111,9 +111,13 @@ class Network:
         input_layer.check_range("targets", targets, parameters.words)
         return targets
 
+    def _check_contexts(self, parameters: Parameters, contexts: Array) -> None:
+        """Raise a ValueError if contexts have the wrong shape, or ids that the network does not have."""
+        input_layer.check(self.config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
+
     def check(self, parameters: Parameters, contexts: Array, targets: Array) -> None:
         """Raise a ValueError as `gradients` does, which cannot check arrays that are already on a GPU."""
-        input_layer.check(self.config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
+        self._check_contexts(parameters, contexts)
         if self.config.output == "softmax":
             self._own_targets(parameters, targets)
 
@@ -268,7 +272,7 @@ class Network:
 
     def _uploaded(self, parameters: Parameters, contexts: Array) -> Array:
         """Check contexts, unless they are on a GPU already, and return them on the device of the network."""
-        input_layer.check(self.config, contexts, 0 if parameters.embeddings is None else len(parameters.embeddings))
+        self._check_contexts(parameters, contexts)
         return self.backend.upload(contexts)
 
     def _forward(self, parameters: Parameters, contexts: Array, masks: _Masks | None = None) -> _Pass:
