@@ -17,6 +17,7 @@ error, too.
 
 import argparse
 import ast
+import shutil
 import sys
 import tempfile
 import time
@@ -123,7 +124,6 @@ def ours(folder: Path, bigrams: bool) -> Callable[[list[str]], list[str]]:
     classifier = fflm.train_classifier(
         folder / "train.tsv",
         folder / "ours",
-        overwrite=True,
         valid=None,
         tokenizer="space",
         epochs=EPOCHS,
@@ -195,7 +195,9 @@ def compare(name: str, parts: dict[str, list[tuple[str, str]]], rounds: int) -> 
 def measure(
     train: Callable[[Path, bool], Callable[[list[str]], list[str]]], folder: Path, bigrams: bool, test: Labeled
 ) -> dict[str, float]:
-    """Train and test one classifier once."""
+    """Train and test one classifier once; the model of the last turn is removed before."""
+    shutil.rmtree(folder / "ours", ignore_errors=True)
+    (folder / "theirs.bin").unlink(missing_ok=True)
     started = time.perf_counter()
     predict = train(folder, bigrams)
     trained = time.perf_counter()

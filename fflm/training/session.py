@@ -148,6 +148,7 @@ class Session(ABC):
         self._process: int | None = None  # the id of the process that has locked the folder for this session
         self._lock: FolderLock  # the lock, while the folder is locked
         self._weights_meaning = self._checkpoint_meaning = ""  # hashes of config.json, which only the first process uses
+        self._unsaved: dict[str, Any] | None = None  # those of an evaluation whose weights are not stored yet
         self._modified: list[int | None] = []  # the modification times of the files as this session has left or read them
 
     @classmethod
@@ -368,6 +369,7 @@ class Session(ABC):
         FflmError
             If the checkpoint does not belong to this run.
         """
+        self._unsaved = None
         if checkpoint and checkpoint.corpus != self.fingerprint:
             raise FflmError(f"{self.path} was trained on other data: resume with that, or train again with `overwrite=True`")
         try:
@@ -530,11 +532,16 @@ class Session(ABC):
     def _save(self) -> None:
         """Write the checkpoint after the files that it refers to, and publish the folder.
 
-        A folder that replaces a model is only published if there are weights. The first process writes, but all must call this.
+        Without validation data, and before the first evaluation, the weights are those of the checkpoint. A folder that replaces
+        a model is only published if there are weights. The first process writes, but all must call this.
         """
         state = self.trainer.state
-        if 0 < state.words == state.loss_words:
-            self._save_weights({"step": state.step, "epoch": self._epochs(state.words)})
+        figures, evaluated = self._unsaved, state.loss_words < state.words
+        if state.loss_words and not (evaluated and self.trainer.valid is not None):
+            figures = {"step": state.step, "epoch": self._epochs(state.words)}
+            figures |= {"train_loss": state.loss_sum / state.loss_words} if evaluated else {}
+        if figures:
+            self._save_weights(figures)
         state_dict = self.trainer.state_dict()
         if not self.communicator.first:
             give_parts(state_dict["arrays"])
@@ -551,6 +558,7 @@ class Session(ABC):
 
     def _save_weights(self, figures: dict[str, Any]) -> None:
         """Write the current weights with their figures, which only the first process does; all processes must call this."""
+        self._unsaved = None
         weights = self.trainer.weights()
         if weights and self.communicator.first:
             save_weights(self.folder, weights, figures, self._weights_meaning)
@@ -587,8 +595,10 @@ class Session(ABC):
             figures["train_loss"] = event.train_loss
             if event.valid is not None and first:
                 figures["valid"] = self.valid = self.measure("valid", event.valid, self.trainer.network_parameters())
-            if event.best:
+            if event.valid is not None and event.best:
                 self._save_weights(figures)
+            elif event.best:  # without validation data, all weights count as the best, and are stored with the next checkpoint
+                self._unsaved = figures
             self._write("evaluation", **{**dataclasses.asdict(event), "valid": figures.get("valid")})
             due = self._due(min(self.save_seconds, self.evaluation_seconds))
             if self.communicator.any(due or not self.published or bool(self.trainer.state.finished)):

@@ -43,7 +43,7 @@ TILE = 512
 FEW_ROWS = 32
 """Largest number of rows for which `multiply_few` is faster than BLAS, which first copies the weights into another order."""
 
-AHEAD = 4
+AHEAD = 8
 """Number of rows of a large array that are fetched from memory ahead of their use."""
 
 WORD_COST = 6
@@ -157,10 +157,12 @@ def gather(embeddings, contexts, borders, weights, inputs, threads, t):
     low, high = share(contexts.shape[0], threads, t)
     words = np.empty(contexts.shape[1], np.int32)
     for i in range(low, high):
+        later = min(i + AHEAD, high - 1)
         for k in range(len(borders) - 1):
             block = inputs[i, k * size : (k + 1) * size]
             if borders[k + 1] - borders[k] == 1:
                 word = contexts[i, borders[k]]
+                fetch_row(embeddings, max(0, contexts[later, borders[k]]))
                 for j in range(size):
                     block[j] = embeddings[word, j] if word >= 0 else block.dtype.type(0)
                 continue
@@ -281,7 +283,7 @@ def mean_pool_backward(words, d_pooled, d_embeddings, threads, t):
         factor = d_row.dtype.type(1 / max(length, 1))
         for place in range(length):
             word = words[i, place]
-            if word % threads == t:
+            if threads == 1 or word % threads == t:
                 for j in range(len(d_row)):
                     d_embeddings[word, j] += factor * d_row[j]
 

@@ -16,7 +16,7 @@ from fflm.arguments import Encoding, Errors, check, to_texts
 from fflm.arrays import EXAMPLES, load_arrays, save_arrays
 from fflm.errors import FflmError, FflmWarning, SettingsError
 from fflm.given import Text
-from fflm.models.classifier.features import Reader, Texts, count_words, each_label
+from fflm.models.classifier.features import Reader, Texts, count_words, each_label, number_texts
 from fflm.models.classifier.model import read_description
 from fflm.models.classifier.reading import Format, LabelColumn, Labeled, TextColumn, read_labeled, read_tagged
 from fflm.models.classifier.settings import Test, TextInput, Valid
@@ -176,7 +176,8 @@ class ClassifierData:
         labels = tuple(sorted({tag for label in train.labels for tag in (label.split() if input.tagging else [label])}))
         if len(labels) < 2:
             raise FflmError(f"all {input.unit}s have the label {labels[0]!r}: give {input.unit}s of at least two classes")
-        reader = Reader(input, count_words(input, train.texts, rule.min_count, rule.max_size))
+        numbered = number_texts(input.tokenizer, train.texts)
+        reader = Reader(input, count_words(input, numbered, rule.min_count, rule.max_size))
         if constant := reader.constant_features:
             named = ", ".join(constant[:5]) + (", ..." if len(constant) > 5 else "")
             remedy = "check the spelling of the words, and that texts have spaces between words"
@@ -185,7 +186,11 @@ class ClassifierData:
                 FflmWarning,
                 stacklevel=2,
             )
-        examples = {name: _encode(part, labels, reader, name) for name, part in parts.items()}
+        examples = {}
+        for name, part in parts.items():
+            words = reader.encode_numbered(numbered) if name == "train" else reader.encode(part.texts)
+            examples[name] = Texts(reader, *words, np.empty(0, np.int32))
+            examples[name].labels = _class_numbers(part, labels, examples[name], name)
         if input.input == "features":
             reader.scale = Scale.of(rows for rows, _ in examples["train"].in_order())
         counts = examples["train"].counts(len(labels))
@@ -229,15 +234,14 @@ class ClassifierData:
         return sha256.hexdigest()
 
 
-def _encode(part: Labeled, labels: Sequence[str], reader: Reader, name: str) -> Texts:
-    texts = Texts(reader, *reader.encode(part.texts), np.empty(0, np.int32))
+def _class_numbers(part: Labeled, labels: Sequence[str], texts: Texts, name: str) -> npt.NDArray[np.int32]:
+    """Return the classes of the N examples of a part, (N,)."""
     places, given = {label: place for place, label in enumerate(labels)}, each_label(part.labels, texts)
     if unknown := sorted(set(given).difference(places)):
         raise FflmError(
             f"the label {unknown[0]!r} is in the {name} text, but not in that for training: give it examples there, too"
         )
-    texts.labels = np.array([places[label] for label in given], np.int32)
-    return texts
+    return np.array([places[label] for label in given], np.int32)
 
 
 def _read_examples(path: Path, reader: Reader, classes: int) -> dict[str, Texts]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,32 @@ SHORT = 1 << 20
 """Number of characters that a reader encodes without the kernels that read text, in less time than it takes to load these."""
 
 
-def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size: int | None) -> Vocabulary:
+class NumberedTexts(NamedTuple):
+    """Tokens of texts as numbers.
+
+    Attributes
+    ----------
+    numbers
+        The numbers of all tokens, (T,) int32, one text after another. A 0 follows each text.
+    types
+        The distinct tokens; ``types[number]`` is the token with a number.
+    """
+
+    numbers: npt.NDArray[np.int32]
+    types: list[str]
+
+
+def number_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> NumberedTexts:
+    """Tokenize texts."""
+    numbering = Numbering(TextSettings(tokenizer))
+    pieces = [np.empty(0, np.int32)]
+    for low in range(0, len(texts), CHUNK):
+        chunk = "\n".join([*texts[low : low + CHUNK], ""])
+        pieces.append(numbering.number(as_bytes(chunk))[1])
+    return NumberedTexts(np.concatenate(pieces), numbering.types())
+
+
+def count_words(input: TextInput, texts: NumberedTexts, min_count: int, max_size: int | None) -> Vocabulary:
     """Return the vocabulary of a classifier: the words of texts, and the words that features need.
 
     Parameters
@@ -50,9 +75,8 @@ def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size
     FflmError
         If the texts contain no words.
     """
-    numbers, types = _number(input.tokenizer, texts)
-    words = numbers[numbers > 0]
-    counts = dict(zip(types, np.bincount(words, minlength=len(types)).tolist(), strict=True))
+    numbers, types = texts
+    counts = dict(zip(types, np.bincount(numbers, minlength=len(types)).tolist(), strict=True))
     del counts[types[0]]  # the newline, which is not a word
     if not counts:
         raise FflmError("the texts have no words: give a text after each label")
@@ -71,24 +95,6 @@ def count_words(input: TextInput, texts: Sequence[str], min_count: int, max_size
     return Vocabulary(
         [*found.words, *missing], [*found.counts, *(counts.get(word, 0) for word in missing)], ends=False, rule=rule
     )
-
-
-def _number(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Replace the tokens of texts by numbers.
-
-    Returns
-    -------
-    numbers
-        The numbers of all tokens, (T,) int64, one text after another. A 0 follows each text.
-    types
-        The distinct tokens; ``types[number]`` is the token with a number.
-    """
-    numbering = Numbering(TextSettings(tokenizer))
-    pieces = [np.empty(0, np.int32)]
-    for low in range(0, len(texts), CHUNK):
-        chunk = "".join(text + "\n" for text in texts[low : low + CHUNK])
-        pieces.append(numbering.number(as_bytes(chunk))[1])
-    return np.concatenate(pieces).astype(np.int64), numbering.types()
 
 
 class Texts:
@@ -208,7 +214,26 @@ class Reader:
             The index in ``ids`` where each text begins, and T, (S + 1,) int64.
         """
         self._seen += sum(map(len, texts))
-        words, starts = self._encode_few(texts) if self._seen <= SHORT else self._encode_many(texts)
+        if self._seen <= SHORT:
+            return self.encode_numbered(number_texts(self.input.tokenizer, texts))
+        ids, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+        for low in range(0, len(texts), CHUNK):
+            own, borders = self._encoder.encode(texts[low : low + CHUNK])
+            ids.append(own)
+            counts.append(np.diff(borders))
+        return self._with_bigrams(np.concatenate(ids), np.cumsum(np.concatenate(counts)))
+
+    def encode_numbered(self, texts: NumberedTexts) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the words of texts that are tokenized as ids, as `encode` does."""
+        numbers, types = texts
+        ends = np.flatnonzero(numbers == 0)
+        starts = np.concatenate([np.zeros(1, np.int64), ends - np.arange(len(ends))])
+        return self._with_bigrams(self.vocabulary.encode(types)[numbers[numbers > 0]], starts)
+
+    def _with_bigrams(
+        self, words: npt.NDArray[np.int32], starts: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the words of texts with their bigrams, if the input has bigrams."""
         if self.input.bigrams:
             from fflm.models.classifier.kernels import with_bigrams  # here, because it imports Numba
 
@@ -233,22 +258,6 @@ class Reader:
         from fflm.text.encoder import Encoder  # here, because it imports Numba
 
         return Encoder(TextSettings(self.input.tokenizer, line_ends=False), self.vocabulary)
-
-    def _encode_few(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Return the words of texts as `encode` does, without bigrams, and without the kernels that read text."""
-        numbers, types = _number(self.input.tokenizer, texts)
-        ends = np.flatnonzero(numbers == 0)
-        starts = np.concatenate([np.zeros(1, np.int64), ends - np.arange(len(ends))])
-        return self.vocabulary.encode(types)[numbers[numbers > 0]], starts
-
-    def _encode_many(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Return the words of texts as `encode` does, without bigrams."""
-        ids, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
-        for low in range(0, len(texts), CHUNK):
-            own, borders = self._encoder.encode(texts[low : low + CHUNK])
-            ids.append(own)
-            counts.append(np.diff(borders))
-        return np.concatenate(ids), np.cumsum(np.concatenate(counts))
 
     def rows(self, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the inputs of the network for texts.
@@ -338,13 +347,13 @@ class Reader:
         return features if self.scale is None else self.scale.apply(features).astype(np.float32)
 
 
-def _pairs(numbers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+def _pairs(numbers: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.int64]:
     """Return each number and the next one as a single integer, number * size + next, (T,).
 
     It is -1 if one of them is 0, or if there is no next number.
     """
-    following = np.append(numbers[1:], 0)
-    return np.where((numbers > 0) & (following > 0), numbers * size + following, -1)
+    following = np.append(numbers[1:], np.int32(0))
+    return np.where((numbers > 0) & (following > 0), numbers * np.int64(size) + following, -1)
 
 
 def read_lexicon(paths: Sequence[Path]) -> dict[str, list[str]]:

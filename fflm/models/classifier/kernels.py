@@ -79,8 +79,9 @@ def padded_rows(ids, starts, lengths, width, padding):
     """
     rows = np.empty((len(starts), width), np.int32)
     for i in range(len(starts)):
-        for j in range(lengths[i]):
-            rows[i, j] = ids[starts[i] + j]
-        for j in range(lengths[i], width):
-            rows[i, j] = padding
+        words, rest = ids[starts[i] : starts[i] + lengths[i]], rows[i, lengths[i] :]
+        for j in range(len(words)):
+            rows[i, j] = words[j]
+        for j in range(len(rest)):
+            rest[j] = padding
     return rows

@@ -24,7 +24,7 @@ from fflm.arrays import CHECKPOINT, CONFIG, WEIGHTS, load_arrays
 from fflm.cli import _as_commands, main
 from fflm.errors import FflmWarning
 from fflm.files import LOCK
-from fflm.models.classifier.features import SHORT, Reader, Texts, count_words, read_lexicon
+from fflm.models.classifier.features import SHORT, Reader, Texts, count_words, number_texts, read_lexicon
 from fflm.models.classifier.metrics import Report
 from fflm.models.classifier.reading import read_labeled
 from fflm.models.classifier.settings import TextInput
@@ -187,10 +187,11 @@ def test_words_and_bigrams_equal_naive_count(texts: list[str], new: list[str], m
     if not counts:
         return
     input = TextInput(bigrams=True, tokenizer=tokenizer, length=length)
-    vocabulary = count_words(input, texts, 1, None)
+    vocabulary = count_words(input, number_texts(tokenizer, texts), 1, None)
     assert dict(zip(vocabulary.words[1:], vocabulary.counts[1:], strict=True)) == counts
     reader = Reader(input, vocabulary)
     ids, starts = reader.encode([*texts, *new])
+    assert all(map(np.array_equal, reader.encode_numbered(number_texts(tokenizer, [*texts, *new])), (ids, starts)))
     reader._seen = SHORT + 1  # from now on, kernels read text
     assert all(map(np.array_equal, reader.encode([*texts, *new]), (ids, starts)))
     rows = reader.rows(ids, starts[:-1], starts[1:])
@@ -210,7 +211,7 @@ LEXICON = {"positive": ["good", "great"], "negative": ["bad", "unseen"]}
 
 
 def input_rows(input: TextInput, texts: list[str] = TEXTS) -> tuple[np.ndarray, Reader]:
-    vocabulary = count_words(input, TEXTS, 1, None)
+    vocabulary = count_words(input, number_texts(input.tokenizer, TEXTS), 1, None)
     reader = Reader(input, vocabulary)
     examples = Texts(reader, *reader.encode(texts), np.zeros(len(texts), np.int32))
     return examples.batch(np.arange(len(texts)))[0], reader

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import fflm
 from fflm import FflmError, TextClassifier
 from fflm.cli import main
-from fflm.models.classifier.features import Reader, Texts, count_words
+from fflm.models.classifier.features import Reader, Texts, count_words, number_texts
 from fflm.models.classifier.reading import read_tagged
 from fflm.models.classifier.settings import TAGGING, TextInput
 from fflm.models.classifier.train import ClassifierSession, start_session
@@ -95,7 +95,7 @@ def test_invalid_tagged_text_is_refused(tmp_path: Path, content: str, message: s
 def test_windows_around_words_end_at_sentences(length: int, padding: str) -> None:
     sentences = ["a b c", "", "d", "b a"]
     input = TextInput("tagging", tokenizer=SPACE, length=length, padding=padding)
-    vocabulary = count_words(input, sentences, 1, None)
+    vocabulary = count_words(input, number_texts(SPACE, sentences), 1, None)
     reader = Reader(input, vocabulary)
     ids, starts = reader.encode(sentences)
     texts = Texts(reader, ids, starts, np.arange(6, dtype=np.int32))

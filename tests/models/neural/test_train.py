@@ -1170,6 +1170,42 @@ def test_evaluations_within_some_seconds_have_one_checkpoint(text, seconds):
     assert [saved for _, saved in steps[:-1]] == [0 if seconds else step for step, _ in steps[:-1]]
 
 
+def stored_weights(run):
+    """Return the figures of the stored weights, or None without any, and check that the weights are those of the checkpoint."""
+    if not (run.path / WEIGHTS).exists():
+        return None
+    weights, figures = load_arrays(run.path / WEIGHTS, of=dict)
+    checkpoint = Checkpoint.load(run.path / CHECKPOINT).state_dict
+    assert figures["step"] == checkpoint["state"]["step"]
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, checkpoint["arrays"][f"parameters.{name}"])
+    return figures
+
+
+def test_without_validation_data_weights_are_stored_with_checkpoints(text):
+    run = start_session([text], Path("text.model"), **TINY, valid=None)
+    run.evaluation_seconds = run.save_seconds = 1000
+    events = run.events()
+    next(events)
+    run.save()
+    assert stored_weights(run) == {"step": 1, "epoch": 0.08}
+    evaluation = next(event for event in events if isinstance(event, Evaluation))
+    assert stored_weights(run)["step"] == 1
+    next(events)
+    run.save()
+    assert stored_weights(run)["step"] == evaluation.step + 1
+    assert stored_weights(run)["train_loss"] == run.trainer.state.loss_sum / run.trainer.state.loss_words
+    evaluation = next(event for event in events if isinstance(event, Evaluation))
+    run.save()
+    assert stored_weights(run) == {"step": evaluation.step, "epoch": 2, "train_loss": evaluation.train_loss}
+    next(event for event in events if isinstance(event, Evaluation))
+    run.stop()
+    list(events)
+    assert stored_weights(run)["epoch"] == 3
+    assert TrainingSession.resume(Path("text.model"), epochs=5).finish()
+    assert stored_weights(run)["epoch"] == 5
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
