@@ -18,7 +18,9 @@ import numba
 import numpy as np
 import pytest
 from command import STORIES
+from numba import types
 from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import intrinsic
 from threadpoolctl import threadpool_info
 from tiny import MODES, tiny_model
 
@@ -28,6 +30,7 @@ from fflm.backend.cpu import launching
 from fflm.backend.cpu.backend import CpuBackend
 from fflm.backend.cpu.blas import ONE_THREAD
 from fflm.backend.cpu.kernels import FEW_ROWS
+from fflm.backend.cpu.launching import kernel
 from fflm.models.mixture.cache import NeuralCache, UnigramCache
 from fflm.models.mixture.model import Mixture
 from fflm.models.neural import fast, few
@@ -261,6 +264,32 @@ def test_used_models_can_be_pickled(tmp_path):
     """Multiprocessing pickles models to send them to spawned processes."""
     for name, function in operations(tmp_path, keep=round_trip).items():
         assert function(TEXTS[1]) is not None or name == "perplexity", name
+
+
+@intrinsic
+def count_of(context: Any, array: Any) -> Any:
+    """Return the address of the reference count of an array, 0 if it has none."""
+    del context
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        counted = context.make_array(signature.args[0])(context, builder, values[0]).meminfo
+        return builder.ptrtoint(counted, context.get_value_type(types.intp))
+
+    return types.intp(array), emit
+
+
+@kernel()
+def fill_counts(array, pair, counts, threads, t):
+    own = np.zeros(1)
+    counts[t] = count_of(array), count_of(pair[0][t:]), count_of(pair[1][1]), count_of(own)
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3])
+def test_threads_do_not_count_references_to_arrays_that_they_share(shares: int):
+    counts = np.full((shares, 4), -1)
+    fill_counts(np.zeros(3), (np.zeros(5), (None, np.zeros(2))), counts, shares)
+    assert not counts[:, :3].any()
+    assert counts[:, 3].all()
 
 
 @pytest.mark.parametrize("layer", ["tbb", "none"])

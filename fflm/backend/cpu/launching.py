@@ -120,7 +120,7 @@ def _emit_shares(call, context, builder, signature, values):  # type: ignore[no-
     result = signature.args[0].dispatcher.get_compile_result(call)
     context.active_code_library.add_linking_library(result.library)
     share = context.declare_function(builder.module, result.fndesc)
-    arguments = cgutils.unpack_tuple(builder, packed)
+    arguments = cgutils.unpack_tuple(builder, _uncounted(context, builder, signature.args[3], packed))
     size, byte = arguments[-1].type, cgutils.voidptr_t
 
     def compute(builder, arguments, number):  # type: ignore[no-untyped-def]
@@ -159,6 +159,21 @@ def _emit_shares(call, context, builder, signature, values):  # type: ignore[no-
             with cgutils.if_unlikely(builder, builder.load(failed)):
                 context.call_conv.return_user_exc(builder, MemoryError, ("a thread has too little memory for a kernel",))
     return context.get_dummy_value()
+
+
+def _uncounted(context, builder, type_, value):  # type: ignore[no-untyped-def]
+    """Emit a copy of a value whose arrays have no reference counts; the value itself keeps them in memory.
+
+    Otherwise all threads would change the count of an array for each row that they take of it, and wait for each other.
+    """
+    if isinstance(type_, types.Array):
+        array = context.make_array(type_)(context, builder, value)
+        array.meminfo = array.meminfo.type(None)
+        return array._getvalue()
+    for place, item in enumerate(type_ if isinstance(type_, types.BaseTuple) else ()):
+        own = _uncounted(context, builder, item, builder.extract_value(value, place))
+        value = builder.insert_value(value, own, place)
+    return value
 
 
 @cache
