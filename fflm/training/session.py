@@ -148,7 +148,7 @@ class Session(ABC):
         self._process: int | None = None  # the id of the process that has locked the folder for this session
         self._lock: FolderLock  # the lock, while the folder is locked
         self._weights_meaning = self._checkpoint_meaning = ""  # hashes of config.json, which only the first process uses
-        self._unsaved: dict[str, Any] | None = None  # those of an evaluation whose weights are not stored yet
+        self._unsaved: dict[str, Any] | None = None  # the figures of an evaluation whose weights are not stored
         self._modified: list[int | None] = []  # the modification times of the files as this session has left or read them
 
     @classmethod

@@ -1171,9 +1171,7 @@ def test_evaluations_within_some_seconds_have_one_checkpoint(text, seconds):
 
 
 def stored_weights(run):
-    """Return the figures of the stored weights, or None without any, and check that the weights are those of the checkpoint."""
-    if not (run.path / WEIGHTS).exists():
-        return None
+    """Return the figures of the stored weights, after checking that these are the weights of the checkpoint."""
     weights, figures = load_arrays(run.path / WEIGHTS, of=dict)
     checkpoint = Checkpoint.load(run.path / CHECKPOINT).state_dict
     assert figures["step"] == checkpoint["state"]["step"]
