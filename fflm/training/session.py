@@ -537,7 +537,7 @@ class Session(ABC):
         """
         state = self.trainer.state
         figures, evaluated = self._unsaved, state.loss_words < state.words
-        if state.loss_words and not (evaluated and self.trainer.valid is not None):
+        if state.loss_words and (self.trainer.valid is None or not evaluated):
             figures = {"step": state.step, "epoch": self._epochs(state.words)}
             figures |= {"train_loss": state.loss_sum / state.loss_words} if evaluated else {}
         if figures:
