@@ -43,7 +43,7 @@ FACTOR = 1.5  # the lowest rate from a file, relative to that of KenLM
 OURS, KENLM = "fflm, from text", "KenLM, from text"
 PENALTY = 0.1
 TOKENS = 10_000_000  # the approximate length of the text that is timed
-ROUNDED, MEAN_ROUNDED = 2e-2, 2e-3  # the largest rounding error of the fast score of a word, and the largest mean, in nats
+ROUNDED, MEAN_ROUNDED = 5e-3, 1e-3  # the largest rounding error of the fast score of a word, and the largest mean, in nats
 
 
 def models(text: Path, work: Path, *, quick: bool) -> dict[str, Path]:

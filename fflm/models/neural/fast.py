@@ -210,6 +210,9 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
     The hidden units of a network with ReLU, and averages of few words, are computed in integers of 16 bits, and their products
     with a word's output weights are added in 32 bits, in `PRODUCTS` sums.
 
+    The numbers of words are what they contribute beyond the padding, whose own contribution is a part of the bias. So the padding
+    is not rounded once for each of its places, which would add up at the beginning of a text or line.
+
     Direct connections to a tied output layer are linear hidden units, one for each embedding dimension, whose output weights are
     the embedding. Their biases are so large that ReLU changes nothing; each word's output bias takes their effect out.
 
@@ -234,12 +237,16 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
     averages, linear, hidden, width = len(sizes), len(bias), len(weights), _width(config)
     blocks = np.split(weights, len(config.blocks), axis=1)
     blocks = [block.T * block.dtype.type(size**-0.5) for block, size in zip(blocks, config.blocks, strict=True)]
-    # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
+    padding, end = model.context_limits
+    at_padding = [weighted[padding] if size > 1 else embeddings[padding] for size in config.blocks]
+    of_padding = sum(size * (row @ block) for size, row, block in zip(config.blocks, at_padding, blocks, strict=True))
+    embeddings, weighted = embeddings - embeddings[padding], weighted - weighted[padding]
     reads = [weighted if size > 1 else embeddings for size in config.blocks]
+    # Each product is computed twice, here and for the table: to keep all of them would take twice the memory of the table.
     largest = np.array([np.abs(read @ block).max(axis=0) for read, block in zip(reads, blocks, strict=True)])
     window, average = largest[averages:].sum(axis=0), largest[:averages].max(axis=0, initial=0)
     reached = window + np.array(sizes, bias.dtype) @ largest[:averages]
-    bias = np.concatenate([bias, reached[linear:]])
+    bias = np.concatenate([bias + of_padding[:linear], reached[linear:]])
     if integers:
         window = average = reached + np.abs(bias)
     if small:
@@ -259,13 +266,12 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
         unit = average_units if k < averages else units
         np.rint(read @ (block / unit), out=tables[:, k, :hidden], casting="unsafe")
     np.rint(outputs / output_units / scales[:, None], out=tables[: len(outputs), -1, :hidden], casting="unsafe")
-    shift = bias_sum.astype(outputs.dtype) if integers else bias * output_units
+    shift = bias_sum - of_padding / units if integers else (bias - of_padding) * output_units
     output_bias = parameters.output_bias - scales * (tables[: len(outputs), -1, linear:hidden] @ shift[linear:])
     bias_sum, units, average_units, bias, output_units = (
         np.pad(row, (0, width - hidden)) for row in (bias_sum, units, average_units, bias, output_units)
     )
     code, slope = activation_code(config.activation_of(1))
-    padding, end = model.context_limits
     padding_total = np.array(sizes, np.int32) @ tables[padding, :averages].astype(np.int32)
     return FastTables(
         padding,
