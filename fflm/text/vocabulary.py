@@ -35,7 +35,7 @@ _ESCAPED = regex.compile(r"\\u([0-9a-f]{4})")
 _BLANK = regex.compile(r"[\s\x1c-\x1f]")
 _WELL_FORMED = re.compile(r"(?:[^\s]++\t[0-9]{1,18}+\n)++")
 _COUNT = regex.compile(r"[0-9]{1,18}")
-_FEW = 8  # A dictionary of V words is not made for fewer than V / 8 look-ups.
+_FEW = 32  # number of tokens that are looked up in a table one by one
 
 
 MinCount: TypeAlias = Annotated[Positive, Meta(description="Words that occur less often are unknown, <unk>.")]
@@ -110,7 +110,7 @@ class Vocabulary:
         self.counts = list(counts)
         self.ends = ends
         self.rule = rule
-        self._ids = {word: id_ for id_, word in enumerate(self.words) if id_ >= len(symbols)}
+        self._ids = dict(zip(self.words[len(symbols) :], itertools.count(len(symbols)), strict=False))
         distinct = len(self._ids) == len(self.words) - len(symbols) and not SYMBOLS & self._ids.keys()
         if self.words[: len(symbols)] != symbols or len(self.counts) != len(self.words) or not distinct:
             raise FflmError(f"a vocabulary has {' '.join(symbols)}, then distinct words, and a count of each")
@@ -311,8 +311,13 @@ class Vocabulary:
 
         if self._table is not None and "_ids" not in vars(self):
             self._looked_up += len(tokens)
-            if _FEW * self._looked_up < len(self):
-                return np.fromiter(map(self.id, tokens), np.int32, len(tokens))
+            if self._looked_up < len(self):  # a dictionary is faster, but to make it takes as long as so many look-ups
+                if len(tokens) < _FEW:
+                    return np.fromiter(map(self.id, tokens), np.int32, len(tokens))
+                ids = self._table.ids(tokens)
+                ids[ids <= self.ends] = 0
+                ids[[token == LINE_END for token in tokens]] = self.ends
+                return ids
         return np.fromiter(map(self._ids.get, tokens, itertools.repeat(0)), np.int32, len(tokens))
 
     def decode(self, ids: Iterable[int]) -> list[str]:

@@ -124,6 +124,30 @@ class WordTable:
         members: list[int] = self._members[self._buckets[bucket] : self._buckets[bucket + 1]].tolist()
         return next((id_ for id_ in members if id_ < len(self) and self._bytes(id_) == encoded), default)
 
+    def ids(self, words: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Return the ids of words, (N,) int32, and -1 for those that the table does not contain."""
+        encoded = [word.encode("utf-8", "surrogatepass") for word in words]
+        text, sizes = np.frombuffer(b"".join(encoded), np.uint8), np.fromiter(map(len, encoded), np.int64, len(words))
+        begins = sizes.cumsum() - sizes
+        buckets = np.fromiter(map(zlib.crc32, encoded), np.uint32, len(words)) & np.uint32(len(self._buckets) - 2)
+        places, ends = self._buckets[buckets], np.minimum(self._buckets[buckets + np.uint32(1)], np.uint32(len(self)))
+        ids = np.full(len(words), -1, np.int32)
+        left = np.flatnonzero(places < ends)
+        while len(left):  # compare each word with the next member of its bucket
+            members = self._members[places[left]]
+            own = np.minimum(members, np.uint32(len(self) - 1))  # a damaged file may have any numbers
+            starts, after = self._starts[own].astype(np.int64), self._starts[own + np.uint32(1)].astype(np.int64)
+            alike = (after - starts == sizes[left] + 1) & (after <= len(self._text)) & (own == members)
+            rows, starts = left[alike], starts[alike]
+            row = np.repeat(np.arange(len(rows)), sizes[rows])
+            offset = np.arange(len(row)) - np.repeat(sizes[rows].cumsum() - sizes[rows], sizes[rows])
+            differs = text[begins[rows][row] + offset] != self._text[starts[row] + offset]
+            equal = np.bincount(row[differs], minlength=len(rows)) == 0
+            ids[rows[equal]] = members[alike][equal]
+            places[left] += np.uint32(1)
+            left = left[(ids[left] < 0) & (places[left] < ends[left])]
+        return ids
+
     def word(self, id_: int) -> str:
         """Return the word of an id.
 

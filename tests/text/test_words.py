@@ -47,6 +47,10 @@ def test_mapped_vocabulary_equals_that_of_text(tmp_path_factory, words, others, 
         assert len(mapped) == len(vocabulary)
         assert mapped.lines == vocabulary.lines
         assert "words" not in vars(mapped) or verify  # so far the arrays were enough
+        many = (tokens * 20)[: len(vocabulary) - 1]
+        np.testing.assert_array_equal(mapped.encode(many), vocabulary.encode(many))
+        if not verify:
+            np.testing.assert_array_equal(mapped._table.ids(tokens), [mapped._table.get(token, -1) for token in tokens])
         np.testing.assert_array_equal(mapped.encode(tokens), vocabulary.encode(tokens))
         np.testing.assert_array_equal(mapped.encode(["word"]), vocabulary.encode(["word"]))
         assert (mapped.words, mapped.counts, mapped._ids) == (vocabulary.words, vocabulary.counts, vocabulary._ids)
@@ -65,8 +69,21 @@ def test_many_short_texts_are_looked_up_in_a_dictionary(tmp_path):
     vocabulary = Vocabulary.from_counts({str(number): 1 for number in range(300)}, ends=False)
     mapped = Vocabulary.load(tmp_path / "v", save(vocabulary, tmp_path / "v"))
     for number in range(300):
-        assert ("_ids" in vars(mapped)) == (number >= 38)  # at least an eighth of 301 words were looked up
+        assert "_ids" not in vars(mapped)
         assert mapped.encode([str(number)]).tolist() == [vocabulary.id(str(number))] != [0]
+    mapped.encode(["0"])
+    assert "_ids" in vars(mapped)  # as many words were looked up as there are
+
+
+def test_many_tokens_are_looked_up_in_the_table(tmp_path):
+    """Among them are words in the same bucket, a word that begins another, symbols, and an end."""
+    words = [str(number) for number in range(2000)]
+    vocabulary = Vocabulary.from_counts(dict.fromkeys(words, 1) | {LINE_END: 3}, ends=True)
+    mapped = Vocabulary.load(tmp_path / "v", save(vocabulary, tmp_path / "v"))
+    assert np.diff(mapped._table._buckets.astype(np.int64)).max() > 2
+    tokens = [*words[::2], *(f"{number}x" for number in range(500)), "", LINE_END, "<unk>", "</s>", "\ud800"]
+    np.testing.assert_array_equal(mapped.encode(tokens), vocabulary.encode(tokens))
+    assert "_ids" not in vars(mapped)
 
 
 def test_arrays_of_other_words_are_ignored(stored):
@@ -124,7 +141,7 @@ def test_words_that_are_not_distinct_are_refused_when_they_are_needed(stored):
     text = mapped.arrays["text"].tobytes().replace(b"\n9\n", b"\n3\n")
     save_arrays(table_path(path), {**mapped.arrays, "text": np.frombuffer(text, np.uint8)}, figures)
     with pytest.raises(FflmError, match=r"vocabulary\.safetensors is damaged \(.* distinct words.*\): restore it"):
-        Vocabulary.load(path, about).encode(["9"] * 9)
+        Vocabulary.load(path, about).encode(["9"] * 13)
 
 
 def test_damaged_arrays_are_used_or_refused_and_found_by_verify(stored):
@@ -141,6 +158,8 @@ def test_damaged_arrays_are_used_or_refused_and_found_by_verify(stored):
             assert all(0 <= mapped.id(word) < len(mapped) for word in ["9", "10", "59049", "", "<unk>"])
             assert len(mapped.words) == len(mapped.counts) == len(vocabulary)
             mapped.decode(mapped.encode(["9"] * 9))
+            found = mapped._table.ids(["9", "10", "59049", "", "<unk>"])
+            assert all(-1 <= id_ < len(mapped) for id_ in found)
         if changed != content:
             with pytest.raises(FflmError, match=r"vocabulary\.safetensors is damaged"):
                 Vocabulary.load(path, about, verify=True)
@@ -154,7 +173,7 @@ def test_lines_of_damaged_vocabulary_are_refused(stored):
     table_path(path).write_bytes(content.replace(b"2187\n", b"2\n87\n"))
     encoder = Encoder(TextSettings(Tokenizer("space"), "sentence"), Vocabulary.load(path, about))
     with pytest.raises(FflmError, match=r"vocabulary\.safetensors is damaged"):
-        encoder.encode(["1 2187"])
+        encoder.encode([" ".join(map(str, range(20)))])
 
 
 @pytest.mark.parametrize("word", ["a b", "a"])
