@@ -310,7 +310,7 @@ def load_weights(
     """
     if not (path / WEIGHTS).is_file():
         hint = f"resume it with `fflm.resume('{path}')`" if (path / CHECKPOINT).is_file() else "train again"
-        raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before the first evaluation: {hint}")
+        raise FflmError(f"{path} has no {WEIGHTS} yet, its training was stopped before it had saved them: {hint}")
     mapped, figures = map_arrays(path / WEIGHTS, types, of, config=meaning(about), verify=verify)
     if "step" in figures and "train_loss" not in figures:
         reason = f"{path} is hardly trained, it was saved before its first evaluation"

@@ -688,7 +688,7 @@ def test_latest_model_is_chosen_by_time_of_weights(text):
     assert latest_model(Path(), str, "network") == (Path("a.model"), "a.model")
     os.utime("b.model/model.safetensors")
     assert latest_model(Path(), str, "network") == (Path("b.model"), "b.model")
-    with pytest.raises(FflmError, match=r"before the first evaluation: resume it with .*resume\('unfinished\.model'\)`"):
+    with pytest.raises(FflmError, match=r"before it had saved them: resume it with .*resume\('unfinished\.model'\)`"):
         library.load("unfinished.model")
 
 
