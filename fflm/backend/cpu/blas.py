@@ -21,7 +21,7 @@ import scipy
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import get_cython_function_address, intrinsic
+from numba.extending import get_cython_function_address
 from threadpoolctl import ThreadpoolController
 
 _ROUTINES = {types.float32: "fflm_sgemm", types.float64: "fflm_dgemm"}
@@ -45,12 +45,12 @@ def _bind() -> None:
 _bind()
 
 
-@intrinsic
-def gemm(context, a, b, c, transpose_a, transpose_b, beta):  # type: ignore[no-untyped-def]
-    """Compute ``c = op(a) @ op(b) + beta * c``, where op is the identity or the transpose.
+def call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    """Emit ``c = op(a) @ op(b) + beta * c`` by BLAS, where op is the identity or the transpose.
 
-    Parameters
-    ----------
+    It is LLVM code, because Python code for it would take a quarter of a second to compile for every layout. The arguments, of
+    which the signature has the arrays first, are:
+
     a, b, c
         Matrices: op(a) (M, K), op(b) (K, N) and c (M, N), all float32 or all float64. The elements of a row must be adjacent in
         memory, but rows may be slices of longer rows.
@@ -59,11 +59,6 @@ def gemm(context, a, b, c, transpose_a, transpose_b, beta):  # type: ignore[no-u
     beta
         0 overwrites ``c``, even if it contains NaN; 1 adds to it.
     """
-    return types.void(a, b, c, types.boolean, types.boolean, c.dtype), call_gemm
-
-
-def call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-    """Emit the call as LLVM code, because Python code for it would take a quarter of a second to compile for every layout."""
     kinds, (transpose_a, transpose_b, beta) = signature.args[:3], arguments[3:]
     a, b, c = (context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, arguments[:3], strict=True))
 

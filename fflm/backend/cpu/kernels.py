@@ -10,9 +10,8 @@ float32, or all are float64; ids (contexts, words, sources, rows, targets) are i
 import numpy as np
 from numba import njit
 
-from fflm.backend.cpu.blas import gemm
 from fflm.backend.cpu.launching import kernel, share
-from fflm.backend.cpu.products import multiply_tile, multiply_turned_tile
+from fflm.backend.cpu.products import gemm_nn, gemm_nt, gemm_tn
 from fflm.backend.cpu.rows import REORDER, activate_row, clear, inner_product, larger
 from fflm.backend.formulas import (
     RELU,
@@ -71,7 +70,7 @@ def portion(array, parts, part):
 def multiply(inputs, weight, outputs):
     """Compute outputs = inputs weight^T: inputs (B, I), weight (O, I) -> outputs (B, O)."""
     if inputs.shape[0] > FEW_ROWS:
-        gemm(inputs, weight, outputs, False, True, 0.0)
+        gemm_nt(inputs, weight, outputs, 0.0)
     else:
         multiply_few(inputs, weight, outputs)
 
@@ -399,7 +398,7 @@ def affine_backward_inputs(weight, outputs, code, gamma, d_outputs, d_inputs, th
     low, high = share(outputs.shape[0], threads, t)
     for i in range(low, high):
         slope_row(code, gamma, outputs[i], d_outputs[i])
-    gemm(d_outputs[low:high], weight, d_inputs[low:high], False, False, 0.0)
+    gemm_nn(d_outputs[low:high], weight, d_inputs[low:high], 0.0)
 
 
 @kernel(blas=True)
@@ -410,7 +409,7 @@ def affine_backward_weights(inputs, d_outputs, beta, d_weight, d_bias, threads, 
     """
     low, high = share(d_outputs.shape[1], threads, t)
     d_bias_part = d_bias[low:high]
-    gemm(d_outputs[:, low:high], inputs, d_weight[low:high], True, False, beta)
+    gemm_tn(d_outputs[:, low:high], inputs, d_weight[low:high], beta)
     if beta == 0:
         clear(d_bias_part)
     for i in range(len(d_outputs)):
@@ -666,8 +665,8 @@ def output_gradients(hidden, weight, targets, hit, spread, beta, tiles, factors,
                 tile[i, word - low] -= hit
                 d_bias[word] -= hit
         slopes = tile[:, : high - low]
-        multiply_tile(slopes, weight[low:high], partial[t], 0.0 if k == first else 1.0)
-        multiply_turned_tile(slopes, hidden, d_weight[low:high], beta)
+        gemm_nn(slopes, weight[low:high], partial[t], 0.0 if k == first else 1.0)
+        gemm_tn(slopes, hidden, d_weight[low:high], beta)
 
 
 @kernel()
@@ -759,12 +758,12 @@ def nce_gradients(
     for k in range(first, last):
         low, high = k * most, min((k + 1) * most, words)
         width = high - low
-        gemm(hidden, weight[low:high], tile[:, :width], False, True, 0.0)
+        gemm_nt(hidden, weight[low:high], tile[:, :width], 0.0)
         if beta == 0:
             clear(d_bias[low:high])
         noise_tile(tile, bias[low:high], targets, noise[low:high], low, scale, summed[t], d_bias[low:high])
-        multiply_tile(tile[:, :width], weight[low:high], partial[t], 1.0)
-        multiply_turned_tile(tile[:, :width], hidden, d_weight[low:high], beta)
+        gemm_nn(tile[:, :width], weight[low:high], partial[t], 1.0)
+        gemm_tn(tile[:, :width], hidden, d_weight[low:high], beta)
 
 
 @kernel()
