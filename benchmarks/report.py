@@ -105,7 +105,8 @@ def conditions(name: str, score: Result) -> list[str]:
 MACHINE_NOTES = """\
 Speed depends on the machine, and comparisons of speed do, too. On the machine above, SciPy's OpenBLAS does {ours} billion
 floating-point operations per second in matrix products on one and two threads, and PyTorch's MKL does {theirs} billion. A part
-of the advantage over PyTorch comes from this difference. On an AMD EPYC machine with AVX2 only, where both libraries are
+of the advantage over PyTorch comes from this difference. With AVX-512, fflm's kernels multiply most matrices without OpenBLAS,
+whose rate is the unit of the shares below. On an AMD EPYC machine with AVX2 only, where both libraries are
 equally fast, an earlier version was measured: PyTorch's eager step (with the faster of its two Adam implementations) took 1.3
 to 1.9 times as long as fflm's, its compiled step took 1.3 to 1.4 times as long, and fast scoring from text reached 0.83 times
 the rate of KenLM; here it reaches {kenlm:.2f} times. The runs on that second machine are not among the recorded results."""
@@ -137,8 +138,7 @@ PyTorch {machine["torch"]}. Most runs were made while other programs used the ma
 - Other processors and more than two cores were not measured, except as said above.
 - `benchmarks/sampled.py` was run with the preset `quick` only, not with the default network.
 - The networks of the paper were measured before a correction of Adam for the rows that a sampled step leaves out.
-- The default network in the sections on speed has neither direct connections nor vectors of affixes. The time for the
-  large text was measured before kernels were made faster.
+- The default network in the sections on speed has neither direct connections nor vectors of affixes.
 - Not all machines were equally fast, although their processors have the same name. Compare times within a section only."""
 
 
@@ -626,6 +626,8 @@ second.
 def resources() -> str:
     """Write the sections on start-up, large text and scaling."""
     start, large, scaling = read("start_up"), read("large_corpus"), read("scaling")
+    children = large["tokenize"]["children"]
+    processes = f"{1 + children} processes" if children else "one process"
     seconds = {name: each["median"] for name, each in start["seconds"].items()}
     helps = max(value for name, value in seconds.items() if name.endswith("--help"))
     names = {"hidden": "hidden units", "corpus": "tokens of the corpus"}
@@ -660,7 +662,7 @@ takes {seconds["fflm generate"]:.2f} s once its kernels are cached, of which `im
 ## Large text
 
 {count(large["tokens"] / 1e6)} million tokens are tokenized in {large["tokenize"]["seconds"]:.1f} s, with
-{megabytes(large["tokenize"]["together"])} MB in {1 + large["tokenize"]["children"]} processes together. The default network trains
+{megabytes(large["tokenize"]["together"])} MB in {processes} together. The default network trains
 on them with {megabytes(large["train_beyond_them"])} MB of memory in addition to parameters, gradients and optimizer state.
 
 {source("large_corpus")}
