@@ -406,7 +406,8 @@ def test_mpiexec_runs_one_search(text):
     assert all(trial.state in ("complete", "pruned") for trial in search.trials)
     assert not list(search.path.glob("*.lock"))
     result = mpiexec(2, "-m", "fflm", "tune", text, folder=Path())
-    assert (result.returncode != 0, result.stderr.count("error: text.tune exists")) == (True, 1)
+    assert result.returncode in (1, 9)  # the status of any process: 9 of one that the launcher killed
+    assert result.stderr.count("error: text.tune exists") == 1
 
 
 @pytest.mark.parametrize(("last", "named"), [(TrainingSession, "trial-1"), (Trial, r"text\.tune")])

@@ -48,8 +48,8 @@ _bind()
 def call_gemm(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
     """Emit ``c = op(a) @ op(b) + beta * c`` by BLAS, where op is the identity or the transpose.
 
-    It is LLVM code, because Python code for it would take a quarter of a second to compile for every layout. The arguments, of
-    which the signature has the arrays first, are:
+    It is LLVM code, because Python code for it would take a quarter of a second to compile for every layout. The signature
+    begins with the types of the three matrices. The arguments are:
 
     a, b, c
         Matrices: op(a) (M, K), op(b) (K, N) and c (M, N), all float32 or all float64. The elements of a row must be adjacent in

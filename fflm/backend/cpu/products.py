@@ -18,10 +18,10 @@ ROWS, VECTORS = 8, 2
 """Size of the blocks of the result, in rows and in vectors of a cache line, whose sums stay in registers."""
 
 TERMS = 512
-"""Largest number of terms that are added to a block at a time, so that the vectors of all of them stay in the first cache."""
+"""Largest number of terms that are added to a block at a time. A panel has room for as many: 64 KiB, on the thread's stack."""
 
 LONGEST_STEP = 2048
-"""Longest distance between two rows, in bytes, from which vectors are read where they are."""
+"""Longest distance between two rows, in bytes, at which vectors are read where they are; see `_Blocks._source`."""
 
 _LINE = VECTORS * CACHE_LINE  # bytes of a term in the panel
 _INT, _BIT = ir.IntType(32), ir.IntType(1)
@@ -99,7 +99,7 @@ class _Blocks:
         self.panel = cgutils.pointer_add(builder, builder.bitcast(memory, cgutils.voidptr_t), self.size(self.lanes * _LINE))
 
     def emit(self) -> None:
-        """Emit the loops over the blocks: vectors of ``b`` for some terms stay in the cache for all rows."""
+        """Emit the loops over the blocks: the vectors of up to `TERMS` terms stay in the cache for all rows."""
         builder, size, wide = self.builder, self.size, VECTORS * self.lanes
         with (
             cgutils.for_range_slice(builder, size(0), self.terms, size(TERMS)) as (term, _),
@@ -120,7 +120,7 @@ class _Blocks:
         """Return where the vectors of the first term are, and the bytes from one term to the next.
 
         The vectors are copied to the panel if they are columns of ``b^T``, or if the rows of ``b`` are so long that the vectors
-        would share few places of the first cache.
+        would map to few sets of the L1 cache.
         """
         builder, size, step = self.builder, self.size, self.size(_LINE)
         if self.turned:
@@ -173,8 +173,8 @@ class _Blocks:
         offsets = [builder.mul(place, size(self.item)) for place in places]
         origin = cgutils.pointer_add(builder, self.a.data, builder.mul(top, self.row_step))
         sources = [builder.mul(size(each), self.row_step) for each in range(ROWS)]
-        own = [builder.mul(builder.add(top, size(each)), self.c_step) for each in range(ROWS)]
-        targets = [cgutils.pointer_add(builder, self.c.data, each) for each in own]
+        rows_of_c = [builder.mul(builder.add(top, size(each)), self.c_step) for each in range(ROWS)]
+        targets = [cgutils.pointer_add(builder, self.c.data, each) for each in rows_of_c]
         before, adds, body, after = builder.block, *(builder.append_basic_block(name) for name in ("adds", "terms", "sums"))
         builder.cbranch(builder.fcmp_unordered("!=", beta, beta.type(0)), adds, body)
         builder.position_at_end(adds)

@@ -272,7 +272,6 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
         np.pad(row, (0, width - hidden)) for row in (bias_sum, units, average_units, bias, output_units)
     )
     code, slope = activation_code(config.activation_of(1))
-    padding_total = np.array(sizes, np.int32) @ tables[padding, :averages].astype(np.int32)
     return FastTables(
         padding,
         end,
@@ -280,8 +279,8 @@ def make_tables(model: NeuralModel, dtype: type[np.int16 | np.int8] = np.int16) 
         tables,
         integers,
         bias_sum,
-        padding_total,
-        (bias_sum + padding_total).astype(np.int16),
+        np.zeros(width, np.int32),
+        bias_sum,
         units,
         average_units,
         bias,

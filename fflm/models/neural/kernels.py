@@ -47,7 +47,8 @@ class FastTables(NamedTuple):
     bias_sum
         (H,), int16: the bias if ``integers``, otherwise 0.
     padding_total, padding_sums
-        (H,), int32 and int16: the sums over the averages of a context that is all padding, and these plus ``bias_sum``.
+        (H,), int32 and int16: the sums over the averages of a context that is all padding, and these plus ``bias_sum``. The sums
+        are 0, except in tables that earlier versions have stored.
     units, average_units, output_units
         (H,): unless ``integers``, the values of the integer 1 in sums over the window, in sums over the averages, and in output
         weights.
